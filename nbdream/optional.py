@@ -1,0 +1,46 @@
+"""Packages that are loaded only when they are used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+from nbdream.errors import MissingPackageError
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import ``module``, or raise `MissingPackageError` with the line that installs it.
+
+    ``extra`` is the extra of nbdream's own distribution that brings the package.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != top:
+            raise
+        raise MissingPackageError(f"{top} is not installed", f"pip install 'nbdream[{extra}]'") from None
+
+
+def installed(module: str) -> bool:
+    """Whether ``module`` could be imported, without importing it."""
+    return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def is_instance(value: object, module: str, name: str) -> bool:
+    """Whether ``value`` is an instance of ``module.name``, without importing ``module`` to find out."""
+    loaded: Any = sys.modules.get(module)
+    kind = getattr(loaded, name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def version(distribution: str) -> str | None:
+    """The installed version of ``distribution``, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
