@@ -166,7 +166,7 @@ class Lock:
 
 
 def safe_name(name: str) -> str:
-    """``name`` as a file name: letters, digits, ``. _ -``; never empty, hidden or longer than 120 characters."""
+    """``name`` as a file name: letters, digits, ``. _ -``; never empty, hidden or longer than 120 bytes."""
     plain = unicodedata.normalize("NFKC", name).strip()
     kept = re.sub(r"[^\w.-]+", "-", plain, flags=re.UNICODE).strip("-.")
-    return kept[:120] or "unnamed"
+    return kept.encode()[:120].decode(errors="ignore") or "unnamed"

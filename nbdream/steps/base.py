@@ -97,7 +97,7 @@ class Step(StepHandle):
         self._open(background)
 
     def __init_subclass__(cls) -> None:
-        if "__init__" in cls.__dict__:
+        if "__init__" in cls.__dict__ and cls.__module__.partition(".")[0] != "nbdream":  # the sources have their own signatures
             raise ArgumentError(
                 f"{cls.__name__} overrides __init__, which binds and runs a step", "declare inputs, args and outputs in setup(self)"
             )
@@ -157,14 +157,27 @@ class Step(StepHandle):
     # --- while it runs ----------------------------------------------------------------------------------------------
 
     def ask(
-        self, llm: LLM, requests: Iterable[Request], *, total: int | None = None, draws: int = 1, retry_failed: bool = False
+        self,
+        llm: LLM,
+        requests: Iterable[Request],
+        *,
+        total: int | None = None,
+        draws: int = 1,
+        limit: int | None = None,
+        retry_failed: bool = False,
     ) -> Iterator[list[Reply]]:
         """Put requests to a model through the session's engine: a list of ``draws`` replies for each, in order.
 
         Progress, usage and stopping are seen to. A failed request gives a reply with ``error``.
         """
         stream = self.runner.engine.stream(
-            llm, requests, draws=draws, on_progress=lambda p: self._report(p, total, draws), stop=self.stopping, retry_failed=retry_failed
+            llm,
+            requests,
+            draws=draws,
+            limit=limit,
+            on_progress=lambda p: self._report(p, total, draws),
+            stop=self.stopping,
+            retry_failed=retry_failed,
         )
         for replies in stream:
             for reply in replies:
@@ -293,7 +306,7 @@ class Step(StepHandle):
     @property
     def models(self) -> list[dict[str, Any]]:
         """The cards of the models among the arguments."""
-        return [dict(value.card) for value in self.args.values() if hasattr(value, "identity") and hasattr(value, "card")]
+        return [{**value.card, "identity": value.identity} for value in self.args.values() if hasattr(value, "identity") and hasattr(value, "card")]
 
     def use(self) -> dict[str, Any]:
         """This step's place in the graph: what it is called and where its inputs come from."""
@@ -307,6 +320,7 @@ class Step(StepHandle):
                 "columns": columns,
                 "whole": isinstance(value, OutputDataset),
             }
+        inputs |= {name: made for name, value in self.args.items() if (made := _made_by(value)) is not None}
         return {
             "name": self.name,
             "type": type(self).__name__,
@@ -408,6 +422,13 @@ def failed_rows(step: Any, folder: ResultFolder, node: Mapping[str, Any], carrie
 
 class SuperStep(Step):
     """A step that runs other steps inside its ``run``; they are named ``Parent / Child``."""
+
+
+def _made_by(argument: Any) -> dict[str, Any] | None:
+    """The edge to the run that made an argument, when it is a model that was trained in this session."""
+    if not isinstance(getattr(argument, "key", None), str) or not isinstance(getattr(argument, "use_id", None), str):
+        return None
+    return {"recipe": argument.key, "use": argument.use_id, "columns": [], "whole": True}
 
 
 def _checked_name(name: str) -> str:

@@ -44,7 +44,8 @@ def _write(step: Step, good: TableWriter, bad: TableWriter) -> int:
         good.write({ROW: indices})
         return len(indices)
     first, value = _first(value)
-    if isinstance(first, (Row, Failure)):
+    is_empty = first is None and isinstance(value, Iterator)
+    if isinstance(first, (Row, Failure)) or (is_empty and step.carries):
         _write_rows(step, value, good, bad)
         return good.rows
     if value is None and step.carries:  # a view: it makes no column and selects no row

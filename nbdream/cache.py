@@ -1,0 +1,252 @@
+"""Every reply that was paid for, under its call key: ``calls.sqlite``, JSON values, shared by all kernels of a session.
+
+The file is a ``sqlitedict`` table with JSON codecs in WAL mode. Its own write path is not used, for three reasons found in its source:
+a write that fails is reported to whoever calls next; a commit that fails (a full disk) ends its thread and leaves the caller waiting
+for ever; plain writes replace. So each exchange here is one statement whose answer is awaited under a lock, from a thread that is known
+to live, and a batch is INSERT and COMMIT as two such statements.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from nbdream.errors import BrokenFileError, SessionError
+from nbdream.files import disk_errors
+
+Value = dict[str, Any]
+T = TypeVar("T")
+
+TABLE = "calls"
+READ_AT_ONCE = 1000
+PATIENCE = 120.0
+"""Seconds of "database is locked" in a row after which another program holds the file for good."""
+
+# The first reply stays; only a failure gives way, and only to a reply.
+_PUT = (
+    "INSERT INTO calls (key, value) VALUES {} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    " WHERE json_extract(calls.value, '$.error') IS NOT NULL AND json_extract(excluded.value, '$.error') IS NULL"
+)
+# One row holds the whole answer: each row of an answer is handed over by a queue, which costs more than reading it.
+_READ = "SELECT json_group_object(key, json(value)) FROM calls WHERE key IN (SELECT value FROM json_each(?))"
+_PAGE = "SELECT json_group_object(key, json(value)), max(key) FROM (SELECT key, value FROM calls WHERE key > ? ORDER BY key LIMIT ?)"
+
+_MAGIC = b"SQLite format 3\0"
+_END = "--no more--"  # sqlitedict's mark after the last row of an answer
+
+_ASIDE = "put it aside to begin with an empty one: its replies are then paid for again"
+
+_silent = logging.getLogger("nbdream.cache.sqlitedict")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
+
+
+class CallCache:
+    """The replies of a session. Safe to use from any thread; `put` returns when its rows are on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._patiently(self._prepare)
+        # Two connections, so that a look-up never waits for another process's transaction.
+        self._writer, self._reader = self._connect(), self._connect()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The cache in ``path``, made if there is none; `BrokenFileError` when something else is there."""
+        return cls(path)
+
+    def lookup(self, keys: Sequence[str]) -> dict[str, Value]:
+        """What is stored under those of ``keys`` that are there."""
+        found: dict[str, Value] = {}
+        for start in range(0, len(keys), READ_AT_ONCE):
+            found |= self._decode(self._ask(_READ, json.dumps(keys[start : start + READ_AT_ONCE]))[0])
+        return found
+
+    def put(self, items: Sequence[tuple[str, Value]]) -> dict[str, Value]:
+        """Store ``items`` and return when they are on disk: {} or, for keys that were taken, what is stored there.
+
+        The first reply stays; a stored failure gives way to a reply.
+        """
+        if not items:
+            return {}
+        wanted = {key: _encode(value) for key, value in reversed(items)}
+        sql = _PUT.format(", ".join(["(?, ?)"] * len(wanted)))
+        written = self._patiently(lambda: self._writer.write(sql, [part for item in wanted.items() for part in item]))
+        if written == len(wanted):
+            return {}
+        return {key: value for key, value in self.lookup(list(wanted)).items() if _encode(value) != wanted[key]}
+
+    def items(self) -> Iterator[tuple[str, Value]]:
+        """All keys and values, in the order of their keys."""
+        last = ""
+        while last is not None:
+            page, last = self._ask(_PAGE, last, READ_AT_ONCE)
+            yield from sorted(self._decode(page).items())
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, _ in self.items())
+
+    def __len__(self) -> int:
+        return int(self._ask("SELECT count(*) FROM calls")[0])
+
+    def close(self) -> None:
+        """Close the file; harmless when it is closed."""
+        self._writer.close()
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # --- the file -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Make or check the file with a connection of our own, whose errors arrive where they belong."""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            if file.read(len(_MAGIC)) not in (b"", _MAGIC):  # SQLite takes a file of a few bytes for an empty one
+                raise BrokenFileError(self.path, "it is not a SQLite database", _ASIDE)
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, value BLOB)")
+            kinds = connection.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')").fetchall()
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(calls)")]
+        finally:
+            connection.close()
+        if kinds != [(TABLE, "table")] or columns != ["key", "value"]:
+            raise BrokenFileError(self.path, "it is a database of something else", _ASIDE)
+
+    def _connect(self) -> _Connection:
+        return self._patiently(lambda: _Connection(self.path))
+
+    def _patiently(self, exchange: Callable[[], T]) -> T:
+        """The answer of ``exchange``, tried again while another process holds the file."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._translated(exchange)
+            except _LockedError as error:
+                if time.monotonic() > until:
+                    hint = "close what has it open and run the cell again"
+                    raise SessionError(f"{self.path} is held by another program", hint) from error
+                time.sleep(0.02)
+
+    def _translated(self, work: Callable[[], T]) -> T:
+        """``work()``, with SQLite's errors as ours."""
+        with disk_errors(self.path):
+            try:
+                return work()
+            except sqlite3.Error as error:
+                raise self._meaning(error) from error
+
+    def _meaning(self, error: sqlite3.Error) -> Exception:
+        said = str(error)
+        if "locked" in said or "busy" in said:
+            return _LockedError(said)
+        if "full" in said:
+            return SessionError(f"the disk of {self.path} is full", "free some space and run the cell again: nothing is lost")
+        if "readonly" in said or "unable to open" in said:
+            return SessionError(f"{self.path} cannot be written", "open a session elsewhere: %dream open ./another-folder")
+        if "disk I/O" in said:
+            return SessionError(f"{self.path} cannot be read or written: {said}", "check the disk and run the cell again")
+        return BrokenFileError(self.path, said, _ASIDE)
+
+    def _ask(self, sql: str, *values: Any) -> tuple[Any, ...]:
+        return self._patiently(lambda: self._reader.ask(sql, values))
+
+    def _decode(self, stored: str) -> dict[str, Value]:
+        try:
+            values: dict[str, Value] = json.loads(stored)
+        except (ValueError, RecursionError):
+            values = {"": {}}
+        if not all(isinstance(value, dict) and value for value in values.values()):
+            raise BrokenFileError(self.path, "one of its values is not a JSON object", _ASIDE)
+        return values
+
+
+class _LockedError(Exception):
+    """Another process holds the file: try again."""
+
+
+class _Connection:
+    """A ``SqliteDict`` spoken to in whole exchanges: statements, and a row or an error to the one who asked."""
+
+    def __init__(self, path: Path) -> None:
+        from sqlitedict import SqliteDict
+
+        self._lock = threading.Lock()
+        self._dict = SqliteDict(str(path), tablename=TABLE, journal_mode="WAL", outer_stack=False, encode=_encode, decode=json.loads)
+        self._dict.conn.log = _silent  # it would print each error on the terminal, before it is raised here
+        self.ask("PRAGMA synchronous = NORMAL")
+        self.ask("PRAGMA trusted_schema = OFF")
+
+    def ask(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """The first row of one statement; () when there is none."""
+        with self._lock:
+            return self._exchange((sql, values))
+
+    def write(self, sql: str, values: Sequence[Any]) -> int:
+        """How many rows one statement changed, committed."""
+        with self._lock:
+            try:
+                changed = self._exchange((sql, values), ("SELECT changes()", ()))
+                self._exchange(("COMMIT", ()))
+            except sqlite3.Error:
+                self._roll_back()
+                raise
+            return int(changed[0])
+
+    def close(self) -> None:
+        """Close the connection, and wait for it."""
+        with self._lock:
+            self._dict.close(do_log=False, force=not (self._dict.conn and self._dict.conn.is_alive()))
+
+    def _roll_back(self) -> None:
+        try:
+            self._exchange(("ROLLBACK", ()))
+        except sqlite3.Error:
+            pass  # there was nothing to roll back
+
+    def _exchange(self, *statements: tuple[str, Sequence[Any]]) -> tuple[Any, ...]:
+        """The first row of the last of ``statements``, or the error of the last that failed."""
+        thread = self._dict.conn
+        if thread is None:
+            raise SessionError("the session is closed", "open it again: %dream open")
+        answer: queue.Queue[Any] = queue.Queue()
+        for sql, values in statements:
+            thread.execute(sql, values, answer)
+        rows: list[tuple[Any, ...]] = []
+        ended = 0
+        while ended < len(statements):
+            row = self._next(answer, thread)
+            if row == _END:
+                ended += 1
+            else:
+                rows.append(row)
+        thread.check_raise_error()
+        return rows[0] if rows else ()
+
+    def _next(self, answer: queue.Queue[Any], thread: threading.Thread) -> Any:
+        while True:
+            try:
+                return answer.get(timeout=1)
+            except queue.Empty:
+                if not thread.is_alive():
+                    raise sqlite3.DatabaseError("it cannot be read to its end") from None
+
+
+def _encode(value: Value) -> str:
+    # ASCII: half a surrogate pair, which a model can say, has no UTF-8.
+    return json.dumps(value, separators=(",", ":"))

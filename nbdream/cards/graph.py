@@ -1,0 +1,199 @@
+"""Reading a graph: its steps in order, their names, what each column was made by, which models and sources it has.
+
+A graph is ``{"root": use, "nodes": {use: {"use": …, "node": …}}}``: each step in its place, ``use`` says where its
+inputs come from and ``node`` how the work went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbdream.secrets import known, redact
+
+ROW = "__row__"
+PROMPT_ARGUMENTS = ("system", "system_prompt", "instruction", "template", "prompt")
+"""The arguments that are words to a model: shown whole, as prompts."""
+
+
+Graph = Mapping[str, Any]
+"""What `nbdream.lineage.graph` gives; ``also`` names further results of the same publication (other splits)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a graph as a card shows it: ``name`` is unique within the card."""
+
+    id: str
+    name: str
+    use: Mapping[str, Any]
+    node: Mapping[str, Any]
+    inputs: tuple[str, ...]
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the step made, where it made rows."""
+        rows = self.node.get("rows")
+        return rows if isinstance(rows, int) and self.node.get("kind") != "run" else None
+
+    @property
+    def finished(self) -> str | None:
+        """When the work itself was done."""
+        return _text(_mapping(self.node.get("made")).get("finished"))
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The models that the step asked, or that the run started from."""
+        models = [model for model in self.node.get("models") or [] if isinstance(model, dict) and _text(model.get("name"))]
+        return [{**model, "name": without_folders(model["name"])} for model in models]
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The dataset that the step read, if it is a source."""
+        return _mapping(self.node.get("source"))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that decided the result."""
+        args: dict[str, Any] = without_folders(_mapping(_mapping(self.node.get("recipe")).get("args")))
+        return args
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The words that a model was given, by the argument's name; a model's own system prompt too."""
+        given = {name: text for name in PROMPT_ARGUMENTS if (text := _text(self.arguments.get(name)))}
+        models = [value for value in self.arguments.values() if isinstance(value, dict)]
+        own = dict.fromkeys(text for found in _under(models, "system_prompt") if (text := _text(found)))
+        return given | {"system prompt of the model" + (f" #{number}" if number > 1 else ""): text for number, text in enumerate(own, 1)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The other arguments that are short values."""
+        return {name: value for name, value in self.arguments.items() if name not in PROMPT_ARGUMENTS and _is_short(value)}
+
+
+def stages(graph: Graph) -> list[Stage]:
+    """The steps of ``graph``, every input before what is made of it, the root last; same names get `` #2``, `` #3``."""
+    graph = _clean(graph, known())
+    nodes = graph["nodes"]
+    found, taken = [], set[str]()
+    for use_id in _ordered(graph):
+        use, node = nodes[use_id]["use"], nodes[use_id]["node"]
+        name = _free(str(use.get("name") or node.get("name") or "unnamed"), taken)
+        inputs = tuple(dict.fromkeys(source for source in _inputs(use) if source in nodes))
+        found.append(Stage(use_id, name, use, node, inputs))
+    return found
+
+
+def join(graphs: Iterable[Graph]) -> Graph:
+    """One graph of several results (the splits of a publication); the last one is its root."""
+    given = list(graphs)
+    roots = list(dict.fromkeys(graph["root"] for graph in given))
+    nodes = {use: place for graph in given for use, place in graph["nodes"].items()}
+    return {"root": roots[-1], "nodes": nodes, "also": roots[:-1]}
+
+
+def maker(found: Mapping[str, Stage], stage: Stage, column: str) -> Stage:
+    """The step that made the values of ``column`` of ``stage``: carried columns are followed to where they were made."""
+    for _ in found:  # no path is longer than the graph
+        outputs = _mapping(stage.use.get("outputs"))
+        own = {outputs.get(name, name) for name in _mapping(stage.node.get("columns")) if name != ROW}
+        source = _mapping(_mapping(stage.use.get("inputs")).get(stage.use.get("carries") or ""))
+        above = found.get(str(source.get("use")))
+        if column in own or above is None:
+            break
+        column = _mapping(stage.use.get("view")).get(column, column)
+        stage = above
+    return stage
+
+
+def is_demo(graph: Graph) -> bool:
+    """Whether any of ``graph``'s rows or weights come from the demo model that ships with nbdream."""
+    for place in graph["nodes"].values():
+        node = place["node"]
+        models = [model for model in node.get("models") or [] if isinstance(model, dict)]
+        if any(model.get("name") == "demo" for model in models):
+            return True
+        if any(_mapping(identity).get("model") == "demo" for identity in _under([models, node.get("recipe")], "identity")):
+            return True
+    return False
+
+
+def texts(value: Any) -> list[str]:
+    """One text or a list of them as a list, without what is empty."""
+    values = value if isinstance(value, list) else [value]
+    return [text for item in values if (text := _text(item))]
+
+
+def without_folders(value: Any) -> Any:
+    """``value`` with every text that is a path of this machine cut to its last part, at any depth."""
+    if isinstance(value, str):
+        is_path = value.startswith(("/", "~/", "./", "../")) and "\n" not in value
+        return value.rstrip("/").rpartition("/")[2] or value if is_path else value
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    return [without_folders(item) for item in value] if isinstance(value, list) else value
+
+
+def _ordered(graph: Graph) -> Iterator[str]:
+    nodes, done = graph["nodes"], set[str]()
+    for root in [*graph.get("also", []), graph["root"]]:
+        waiting = [(root, False)]
+        while waiting:
+            use_id, inputs_done = waiting.pop()
+            if use_id in done or use_id not in nodes:
+                continue
+            if inputs_done:
+                done.add(use_id)
+                yield use_id
+            else:
+                waiting.append((use_id, True))
+                waiting += [(source, False) for source in reversed(list(_inputs(nodes[use_id]["use"])))]
+
+
+def _inputs(use: Mapping[str, Any]) -> Iterator[str]:
+    for source in _mapping(use.get("inputs")).values():
+        if isinstance(source, dict) and isinstance(source.get("use"), str):
+            yield source["use"]
+
+
+def _under(value: Any, key: str) -> Iterator[Any]:
+    """All that stands under ``key``, at any depth."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _under(item, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name == key:
+                yield item
+            yield from _under(item, key)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name} #{number}"
+    taken.add(free)
+    return free
+
+
+def _clean(value: Any, credentials: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return redact(value, credentials)
+    if isinstance(value, dict):
+        return {key: _clean(item, credentials) for key, item in value.items()}
+    return [_clean(item, credentials) for item in value] if isinstance(value, list) else value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) or (isinstance(value, str) and 0 < len(value) <= 60)

@@ -1,0 +1,26 @@
+"""The part of a README that nbdream writes anew at every publish, between two marks; what a person wrote around it stays."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_BEGIN = re.compile(r"^<!-- nbdream:begin ([0-9a-f]{12}) [^\n]*-->\n", re.MULTILINE)
+_NOTE = "written by nbdream at every publish: your own words above and below stay"
+
+
+def block(content: str) -> str:
+    """``content`` between its marks. They carry its digest, so that no text inside can pass for the end."""
+    content = content.strip("\n")
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return f"<!-- nbdream:begin {digest} {_NOTE} -->\n{content}\n<!-- nbdream:end {digest} -->\n"
+
+
+def replace(text: str, content: str) -> str:
+    """``text`` with its managed part replaced by ``content``; at the end where there is none."""
+    begin = _BEGIN.search(text)
+    end = re.compile(rf"^<!-- nbdream:end {begin[1]} -->\n?", re.MULTILINE).search(text, begin.end()) if begin else None
+    if begin and end:
+        return text[: begin.start()] + block(content) + text[end.end() :]
+    own = text.rstrip("\n")
+    return (own + "\n\n" if own else "") + block(content)

@@ -1,0 +1,219 @@
+"""The README of a dataset or model on the Hub: front matter, and a managed part that leaves a person's own words alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nbdream import escape
+from nbdream.cards import body
+from nbdream.cards.fields import LICENSE, data_card
+from nbdream.cards.graph import Graph, Stage, stages, texts
+from nbdream.cards.managed import replace
+from nbdream.errors import HubError
+from nbdream.optional import require
+
+_FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_SIZES = (
+    "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T",
+)  # fmt: skip
+_AS_DATA = "`nbdream.json` holds this card for programs: every step, with its date, models, sources, licences and citations."
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a dataset's README says beside its graph: the rows of each split, column types, a few rows, the loader's metadata."""
+
+    repo_id: str
+    splits: Mapping[str, int]
+    columns: Mapping[str, str]
+    preview: Sequence[Mapping[str, Any]]
+    metadata: Mapping[str, Any]
+    synthetic: bool = True
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's README says beside its graph: what its files are, and prompts to try it with."""
+
+    repo_id: str
+    seq2seq: bool
+    adapter: bool
+    chat: bool = False
+    examples: Sequence[str] = ()
+    synthetic: bool = True
+
+
+def front_matter(readme: str | None) -> dict[str, Any]:
+    """The YAML at the head of a README; empty where there is none, `HubError` where it is not YAML."""
+    return _split(readme)[0]
+
+
+def readme_dataset(graph: Graph, existing: str | None, facts: DatasetFacts) -> str:
+    """The README of a dataset. What ``existing`` says beside what is ours stays as it is."""
+    found = stages(graph)
+    given, text = _split(existing)
+    ours = {
+        "tags": _tags(given, graph, found, facts.synthetic),
+        "source_datasets": _hub_names(found) or given.get("source_datasets"),
+        "size_categories": [_size(sum(facts.splits.values()))],
+        "library_name": "nbdream",
+        "license": _license(found) or given.get("license"),
+        **facts.metadata,
+    }
+    card = require("huggingface_hub", "hub").DatasetCardData(**{**given, **ours})
+    return _assemble(card, given, text, facts.repo_id, _dataset_body(found, facts))
+
+
+def readme_model(graph: Graph, existing: str | None, facts: ModelFacts) -> str:
+    """The README of a trained model. What ``existing`` says beside what is ours stays as it is."""
+    found = stages(graph)
+    given, text = _split(existing)
+    bases = [str(model.get("name")) for model in found[-1].node.get("models") or [] if isinstance(model, dict)]
+    ours = {
+        "tags": _tags(given, graph, found, facts.synthetic),
+        "base_model": [name for name in bases if _is_hub_name(name)] or given.get("base_model"),
+        "datasets": _hub_names(found) or given.get("datasets"),
+        "library_name": "peft" if facts.adapter else "transformers",
+        "pipeline_tag": given.get("pipeline_tag") or "text-generation",
+        "license": _license(found) or given.get("license"),
+        "widget": [{"text": example} for example in facts.examples] or given.get("widget"),
+    }
+    card = require("huggingface_hub", "hub").ModelCardData(**{**given, **ours})
+    return _assemble(card, given, text, facts.repo_id, _model_body(found, facts))
+
+
+def _dataset_body(found: Sequence[Stage], facts: DatasetFacts) -> str:
+    total = sum(facts.splits.values())
+    models = list(dict.fromkeys(escape.markdown(str(model["name"])) for stage in found for model in stage.models))
+    written = f", written by {' and '.join(models)}" if models and facts.synthetic else ""
+    what = f"{total:,} {'synthetic ' if facts.synthetic else ''}rows{written}. Made with {_nbdream(found)}."
+    limits = "Language models wrote what stands here: it can be wrong, biased or made up." if facts.synthetic and models else ""
+    sizes = body.table(["split", "rows"], [[escape.markdown(name), f"{rows:,}"] for name, rows in facts.splits.items()])
+    load = f"from datasets import load_dataset\n\ndata = load_dataset({facts.repo_id!r})"
+    return "\n\n".join(
+        part
+        for part in (
+            f"{what} {limits}".strip(),
+            body.section("Load it", f"```python\n{load}\n```", sizes),
+            body.section("Columns", body.columns(found, facts.columns)),
+            body.section("Example rows", body.examples(facts.preview)),
+            *_provenance(found),
+        )
+        if part
+    )
+
+
+def _model_body(found: Sequence[Stage], facts: ModelFacts) -> str:
+    run = found[-1]
+    bases = " and ".join(escape.markdown(str(model["name"])) for model in run.models)
+    kind = "A LoRA adapter" if facts.adapter else "A model"
+    what = f"{kind} trained{f' from {bases}' if bases else ''} with {_nbdream(found)}."
+    settings = body.table(["setting", "value"], [[escape.markdown(n), escape.markdown(str(v))] for n, v in run.settings.items()])
+    return "\n\n".join(
+        part
+        for part in (
+            what,
+            body.section("Use it", f"```python\n{_usage(facts)}\n```"),
+            body.section("Training", settings if run.settings else ""),
+            *_provenance(found),
+        )
+        if part
+    )
+
+
+def _provenance(found: Sequence[Stage]) -> list[str]:
+    return [
+        body.section("How it was made", body.picture(found), body.lineage(found)),
+        body.section("Prompts", body.prompts(found)),
+        body.section("Sources, models and their licences", body.terms(found)),
+        body.section("As data", _AS_DATA),
+    ]
+
+
+def _usage(facts: ModelFacts) -> str:
+    kind = "AutoModelForSeq2SeqLM" if facts.seq2seq else "AutoModelForCausalLM"
+    if facts.adapter:
+        kind = kind.replace("AutoModel", "AutoPeftModel")
+    example = facts.examples[0] if facts.examples else "Once upon a time"
+    # ascii() keeps the example on one line, whatever a model wrote.
+    prompt = ascii(example).replace("`", "\\x60")
+    if facts.chat:
+        message = f'[{{"role": "user", "content": {prompt}}}]'
+        inputs = f'tokenizer.apply_chat_template({message}, add_generation_prompt=True, return_dict=True, return_tensors="pt")'
+    else:
+        inputs = f'tokenizer({prompt}, return_tensors="pt")'
+    imports = [f"from transformers import {kind}, AutoTokenizer"]
+    if facts.adapter:
+        imports = [f"from peft import {kind}", "from transformers import AutoTokenizer"]
+    decoded = "generated[0]" if facts.seq2seq else 'generated[0, inputs["input_ids"].shape[1]:]'
+    return "\n".join(
+        [
+            *imports,
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({facts.repo_id!r})",
+            f"model = {kind}.from_pretrained({facts.repo_id!r})",
+            f"inputs = {inputs}",
+            "generated = model.generate(**inputs, max_new_tokens=200)",
+            f"print(tokenizer.decode({decoded}, skip_special_tokens=True))",
+        ]
+    )
+
+
+def _assemble(card: Any, given: Mapping[str, Any], text: str, repo_id: str, content: str) -> str:
+    head = card.to_yaml(original_order=list(given) or None)
+    title = f"# {escape.markdown(repo_id.rpartition('/')[2])}\n"
+    return f"---\n{head}\n---\n{replace(text or title, content)}"
+
+
+def _split(readme: str | None) -> tuple[dict[str, Any], str]:
+    text = (readme or "").replace("\r\n", "\n")
+    match = _FRONT.match(text)
+    if match is None:
+        return {}, text
+    yaml = require("yaml", "hub")
+    try:
+        value = yaml.safe_load(match[1])
+    except (yaml.YAMLError, ValueError) as error:
+        raise HubError("the front matter of the README that is there is not YAML", "mend its first lines, or delete it") from error
+    if value is not None and not isinstance(value, dict):
+        raise HubError("the front matter of the README that is there is not a mapping", "mend its first lines, or delete it")
+    return {str(key): item for key, item in (value or {}).items()}, text[match.end() :]
+
+
+def _tags(given: Mapping[str, Any], graph: Graph, found: Sequence[Stage], synthetic: bool) -> list[str]:
+    version = f"nbdream-{data_card(graph)['__version__']}"
+    kept = [tag for tag in texts(given.get("tags")) if tag == version or not re.fullmatch(r"nbdream-\d\S*", tag)]
+    models = [str(model["name"]) for stage in found for model in stage.models]
+    ours = [*(["synthetic"] if synthetic else []), "nbdream", version, *models]
+    return list(dict.fromkeys([*kept, *ours]))
+
+
+def _license(found: Sequence[Stage]) -> str | None:
+    """The licence that the author of the last step declared for its result: that of a source is not that of what is made of it."""
+    declared = [card for card in found[-1].node.get("cards") or [] if isinstance(card, dict)]
+    names = [text for card in declared if card.get("type") in (LICENSE, "LICENSE") for text in texts(card.get("value"))]
+    return names[0] if len(names) == 1 and _IDENTIFIER.fullmatch(names[0]) else None
+
+
+def _hub_names(found: Sequence[Stage]) -> list[str]:
+    """The datasets of the Hub among the sources; a file on disk has no name that means anything elsewhere."""
+    names = [str(stage.source["name"]) for stage in found if stage.source.get("name") and "/datasets/" in str(stage.source.get("url"))]
+    return list(dict.fromkeys(names))
+
+
+def _is_hub_name(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*", name) is not None and name != "demo"
+
+
+def _size(rows: int) -> str:
+    place = 0 if rows < 1000 else len(str(rows)) - 3
+    return _SIZES[min(place, len(_SIZES) - 1)]
+
+
+def _nbdream(found: Sequence[Stage]) -> str:
+    version = (found[-1].node.get("environment") or {}).get("nbdream")
+    return escape.markdown(f"nbdream {version or ''}")

@@ -1,0 +1,185 @@
+"""The command ``nbdream``: run a notebook without a front end, see what a session holds, try the demo.
+
+Exit codes: 0 all is well · 1 a cell or a command failed · 2 the command line is wrong · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbdream import __version__
+from nbdream.errors import NbDreamError, SessionError
+
+if TYPE_CHECKING:
+    from nbdream.cli.runner import NotebookRun
+    from nbdream.session import Session
+
+DEMO_FOLDER = "demo-output"
+SESSIONS = ("nbdream-output", "output")
+"""Where a session is looked for when none is named."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        code: int = given.do(given)
+    except NbDreamError as error:
+        _fail(given, error)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was done is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _fail(given: argparse.Namespace, error: NbDreamError) -> None:
+    if given.json:
+        print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nbdream", description="Synthetic data and model training in a notebook.")
+    parser.add_argument("--version", action="version", version=f"nbdream {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, do: Any, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.add_argument("--json", action="store_true", help="one JSON value on the standard output")
+        added.set_defaults(do=do)
+        return added
+
+    demo = command("demo", _demo, "run the example notebook with the model that ships with nbdream; again: from cache")
+    demo.add_argument("folder", nargs="?", default=DEMO_FOLDER, type=Path, help=f"where it runs (default ./{DEMO_FOLDER})")
+    run = command("run", _run, "run a notebook without a front end, a line per cell; what is cached costs nothing")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("--out", type=Path, help="folder of the executed notebook and its HTML (default: the notebook's)")
+    run.add_argument("--no-html", action="store_true", help="write no HTML")
+    for name, do, summary in (
+        ("status", _status, "every result of a session: fresh, stale (and why), running"),
+        ("card", _card, "the card of a result"),
+        ("why", _why, "why a result would be made again, in words"),
+    ):
+        added = command(name, do, summary)
+        if name != "status":
+            added.add_argument("name")
+        added.add_argument("--session", type=Path, help="the session's folder (default: NBDREAM_SESSION, ./nbdream-output or ./output)")
+    return parser
+
+
+# --- notebooks ------------------------------------------------------------------------------------------------------
+
+
+def _run(given: argparse.Namespace) -> int:
+    from nbdream.cli.runner import run_notebook
+
+    say = _say(given)
+    run = run_notebook(given.notebook, given.out or given.notebook.parent, say=say, html=not given.no_html)
+    return _report(given, run, {"notebook": run.notebook, "page": run.html})
+
+
+def _say(given: argparse.Namespace) -> Any:
+    # With --json the standard output holds one JSON value and nothing else.
+    return lambda line: print(line, file=sys.stderr if given.json else sys.stdout, flush=True)
+
+
+def _report(given: argparse.Namespace, run: NotebookRun, places: dict[str, Path | None]) -> int:
+    shown = {name: os.path.relpath(path) for name, path in places.items() if path is not None}
+    if given.json:
+        print(json.dumps({"ok": run.ok, **shown, "cells": [asdict(cell) for cell in run.cells]}))
+    else:
+        print()
+        for name, path in shown.items():
+            print(f"{name + ':':12} {path}")
+    return 0 if run.ok else 1
+
+
+def _demo(given: argparse.Namespace) -> int:
+    from nbdream.cli.runner import run_notebook
+
+    source = demo_notebook()
+    folder: Path = given.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    notebook = folder / source.name
+    if not notebook.exists():  # a copy that was edited is the user's
+        shutil.copyfile(source, notebook)
+    run = run_notebook(notebook, folder, say=_say(given))
+    places: dict[str, Path | None] = {"notebook": run.notebook, "page": run.html}
+    others = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    places |= {"session" if (path / "session.json").exists() else path.name: path for path in others}
+    return _report(given, run, places)
+
+
+def demo_notebook() -> Path:
+    """The example notebook: shipped beside the demo model, or in the repository."""
+    here = Path(__file__).resolve().parent.parent
+    for folder in (here / "demo" / "notebooks", here.parent / "example_notebooks"):
+        found = sorted(folder.glob("01_*.ipynb"))
+        if found:
+            return found[0]
+    raise SessionError("the example notebook is not installed", "pip install --force-reinstall nbdream")
+
+
+# --- sessions -------------------------------------------------------------------------------------------------------
+
+
+def _session(given: argparse.Namespace) -> Session:
+    from nbdream.session import Session
+
+    named = given.session or os.environ.get("NBDREAM_SESSION")
+    places = [Path(named)] if named else [Path(name) for name in SESSIONS]
+    for place in places:
+        if (place / "session.json").is_file():
+            return Session(place.resolve())
+    where = str(named) if named else " or ".join(f"./{place}" for place in places)
+    raise SessionError(f"there is no session in {where}", "name its folder: --session FOLDER")
+
+
+def _status(given: argparse.Namespace) -> int:
+    from nbdream.magics.dream import status_rows
+    from nbdream.widgets.table import table_text
+
+    with _session(given) as session:
+        rows = status_rows(session)
+    if given.json:
+        print(json.dumps(rows))
+    elif rows:
+        print(table_text(["name", "state", "rows", "made"], rows, len(rows), width=_width()))
+    else:
+        print("no results yet")
+    return 0
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((120, 40)).columns
+
+
+def _card(given: argparse.Namespace) -> int:
+    from nbdream.magics.dream import card_of
+
+    with _session(given) as session:
+        print(json.dumps(card_of(session.load(given.name)), indent=None if given.json else 1, ensure_ascii=False))
+    return 0
+
+
+def _why(given: argparse.Namespace) -> int:
+    with _session(given) as session:
+        reasons = session.why(given.name)
+    if given.json:
+        print(json.dumps(reasons))
+    else:
+        print("\n".join(reasons or ["nothing has changed; its cell costs nothing to run again"]))
+    return 0

@@ -1,0 +1,373 @@
+"""The engine: one thread, one event loop, all requests of a kernel.
+
+A step's thread numbers the rows and hands them over in chunks; the loop looks a chunk up at once, sends what is missing, has each reply
+committed and fills it into its row; the step's thread takes the rows in order. So a row in flight holds up nothing but the order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from nbdream import secrets as credentials
+from nbdream.cache import CallCache
+from nbdream.engine.commits import Commits
+from nbdream.engine.keys import Draws
+from nbdream.engine.lanes import Lanes, shared
+from nbdream.engine.retry import Patience
+from nbdream.engine.stream import Call, Progress, Row, Stream, new_row, stopped
+from nbdream.errors import ArgumentError, BrokenFileError, ModelError, SessionError, Stopped
+from nbdream.llms.base import LLM, Reply, Request
+
+CHUNK = 256
+"""Rows that are looked up together."""
+GATHER = 0.05
+"""Seconds after which a chunk goes out as it is: the source may be slow."""
+WINDOW = 4096
+"""Replies that may be outstanding or waiting for their turn; what bounds the memory of a stream."""
+TICK = 0.1
+"""Seconds between two looks at the stop event, and between two reports."""
+CLOSING = 0.8
+"""Seconds that a stopped stream waits for its last commits."""
+
+
+class Redactor(Protocol):
+    """What the engine asks of `nbdream.secrets`."""
+
+    def known(self) -> dict[str, str]:
+        """The credentials known now."""
+
+    def found_in(self, text: str, credentials: dict[str, str] | None = None) -> str | None:
+        """The name of a credential in ``text``."""
+
+    def scrub(self, value: Any, credentials: dict[str, str] | None = None) -> Any:
+        """``value`` without credentials."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """The rows of a stream on their way to the loop."""
+
+    requests: Iterator[Request]
+    draws: Draws
+    room: int
+    """Rows that may be outstanding."""
+    taken: int = 0
+    exhausted: bool = False
+
+
+class Engine:
+    """Puts requests to models and gives replies in row order. Owns ``cache`` and closes it when it stops."""
+
+    def __init__(self, cache: CallCache, secrets: Redactor = credentials, *, patience: Patience | None = None) -> None:
+        self._cache = cache
+        self._secrets = secrets
+        self._patience = patience or Patience()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._stopped = False
+        # What follows is touched on the loop only.
+        self._pending: dict[str, Call] = {}
+        self._lanes: dict[int, tuple[LLM, Lanes]] = {}
+        self._streams: set[Stream] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._commits = Commits(cache)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="nbdream-look-up")
+
+    # --- its life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; harmless when it runs."""
+        with self._starting:
+            if self._stopped:
+                raise SessionError("the session is closed", "open it again: %dream open")
+            if self._thread is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._run, name="nbdream-engine", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End what runs, write what has arrived, close the cache. Harmless when it is stopped."""
+        with self._starting:
+            if self._stopped:
+                return
+            self._stopped = True
+        if self._loop is not None and self._thread is not None:
+            asyncio.run_coroutine_threadsafe(self._wind_up(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._commits.close()
+        self._reader.shutdown(wait=True)
+        self._cache.close()
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    async def _wind_up(self) -> None:
+        for stream in list(self._streams):
+            stream.fail(Stopped("the session was closed", "open it and run again: what is there costs nothing"))
+            await self._close(stream)
+        await self._commits.flush()
+        ending = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=1)
+        for llm, _ in self._lanes.values():
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(llm.aclose(), 2)
+        self._lanes.clear()
+
+    # --- in the step's thread -----------------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        llm: LLM,
+        requests: Iterable[Request],
+        *,
+        draws: int = 1,
+        total: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        stop: threading.Event | None = None,
+        limit: int | None = None,
+        retry_failed: bool = False,
+        cache_only: bool = False,
+        attempt: str = "",
+    ) -> Generator[list[Reply], None, None]:
+        """A list of ``draws`` replies for each request, in order. A row that failed has replies with ``error``.
+
+        ``total``: rows, if known, for progress. ``limit``: the most calls in flight, or requests in a batch. ``retry_failed``: ask
+        again where a failure is stored. ``cache_only``: ask nothing. ``attempt``: what sets a repeated attempt's keys apart.
+        Raises `ModelError` when no request can be answered and `Stopped` when ``stop`` is set. Closing the generator ends the
+        work; what had arrived is on disk.
+        """
+        if draws < 1:
+            raise ArgumentError(f"n is {draws}", "it is the number of replies to each prompt: 1 or more")
+        if limit is not None and limit < 1:
+            raise ArgumentError(f"the most requests at a time is {limit}", "it is 1 or more; leave it out for the default")
+        self.start()
+        whole = None if total is None else total * draws
+        stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only)
+        source = _Source(iter(requests), Draws(llm.identity, draws, attempt), room=max(1, WINDOW // draws))
+        return self._consume(stream, source, on_progress, stop)
+
+    def _consume(
+        self, stream: Stream, source: _Source, on_progress: Callable[[Progress], None] | None, stop: threading.Event | None
+    ) -> Generator[list[Reply], None, None]:
+        assert self._loop is not None
+        rows: deque[Row] = deque()
+        reported = 0.0
+        finished = False
+        try:
+            self._loop.call_soon_threadsafe(self._open, stream)
+            while True:
+                self._check(stream, stop, source)
+                while rows and rows[0].missing == 0:
+                    yield rows.popleft().replies
+                    self._check(stream, stop, source)
+                if not source.exhausted and len(rows) < source.room:
+                    self._hand_over(stream, source, rows)
+                elif rows:
+                    stream.wait(rows[0], TICK)
+                else:
+                    break
+                if on_progress is not None and time.monotonic() - reported >= TICK:
+                    reported = time.monotonic()
+                    on_progress(stream.progress())
+            finished = True
+        finally:
+            self._end(stream, wait=not finished)
+            if on_progress is not None:
+                on_progress(stream.progress())
+
+    def _check(self, stream: Stream, stop: threading.Event | None, source: _Source) -> None:
+        if stream.error is not None:
+            raise stream.error
+        if stopped(stop):
+            raise Stopped(f"stopped after {stream.progress().done:,} replies", "run it again to go on: what is there costs nothing")
+
+    def _hand_over(self, stream: Stream, source: _Source, rows: deque[Row]) -> None:
+        """Number the next chunk of requests and have it looked up."""
+        assert self._loop is not None
+        known = self._secrets.known()
+        checked: object = None
+        chunk: list[Row] = []
+        until = time.monotonic() + GATHER
+        while len(chunk) < CHUNK and len(rows) < source.room:
+            request = next(source.requests, None)
+            if request is None:
+                source.exhausted = True
+                break
+            if known:
+                self._refuse_credentials(request, source.taken, known, params=request.params is not checked)
+                checked = request.params
+            row = new_row(source.taken, request, source.draws.number(request))
+            source.taken += 1
+            chunk.append(row)
+            rows.append(row)
+            if time.monotonic() > until:
+                break
+        if chunk:
+            self._loop.call_soon_threadsafe(self._submit, stream, chunk)
+
+    def _refuse_credentials(self, request: Request, number: int, known: dict[str, str], *, params: bool) -> None:
+        texts = [message["content"] for message in request.messages]
+        if params:
+            texts.append(repr(request.params))
+        for text in texts:
+            name = self._secrets.found_in(text, known)
+            if name is not None:
+                raise ArgumentError(f"prompt {number} contains {name}", "take it out: a prompt is sent, stored and published")
+
+    def _end(self, stream: Stream, *, wait: bool) -> None:
+        assert self._loop is not None
+        assert self._thread is not None
+        if self._loop.is_closed() or not self._thread.is_alive():
+            return
+        try:
+            closing = asyncio.run_coroutine_threadsafe(self._close(stream), self._loop)
+        except RuntimeError:  # the engine has stopped meanwhile
+            return
+        # A generator that nobody holds may be collected on the loop's own thread, which must not wait for itself.
+        if wait and threading.current_thread() is not self._thread:
+            with contextlib.suppress(TimeoutError):
+                closing.result(CLOSING)
+
+    # --- on the loop --------------------------------------------------------------------------------------------------
+
+    def _open(self, stream: Stream) -> None:
+        self._streams.add(stream)
+        stream.when_failed = lambda: self._drop(stream)
+        self._lanes_of(stream.llm).join(stream)
+
+    def _lanes_of(self, llm: LLM) -> Lanes:
+        if id(llm) not in self._lanes:
+            self._lanes[id(llm)] = (llm, Lanes(llm, self._settle, self._patience))
+        return self._lanes[id(llm)][1]
+
+    def _submit(self, stream: Stream, chunk: list[Row]) -> None:
+        """Take rows over. A key counts as in flight before it is looked up, so that nobody else sends it meanwhile."""
+        if stream not in self._streams:
+            return
+        fresh = []
+        for row in chunk:
+            for slot, (key, draw) in enumerate(row.keys):
+                call = self._pending.get(key)
+                if call is None:
+                    request = row.request if row.request.draw == draw else replace(row.request, draw=draw)
+                    call = self._pending[key] = Call(key, request, [], stream)
+                    fresh.append(call)
+                call.waiters.append((stream, row, slot))
+        if fresh:
+            task = asyncio.create_task(self._look_up(fresh))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _look_up(self, calls: list[Call]) -> None:
+        keys = [call.key for call in calls]
+        try:
+            stored = await asyncio.get_running_loop().run_in_executor(self._reader, self._cache.lookup, keys)
+            for call in calls:
+                if self._pending.get(call.key) is call:  # its stream may have been closed meanwhile
+                    self._found(call, stored.get(call.key))
+        except Exception as error:
+            for call in calls:
+                for waiter, _, _ in call.waiters:
+                    waiter.fail(error)
+        for llm in {id(call.owner.llm): call.owner.llm for call in calls}.values():
+            self._lanes_of(llm).pump()
+
+    def _found(self, call: Call, stored: dict[str, Any] | None) -> None:
+        """Answer a call from the cache, or line it up."""
+        call.looked_up = True
+        if stored is not None:
+            reply = self._stored_reply(stored)
+            if reply.error is None or not call.owner.retry_failed:
+                return self._resolve(call, reply)
+        if call.owner.cache_only:
+            return call.owner.fail(ModelError("a reply is not stored", "run it without cache_only, which asks for it"))
+        return call.owner.waiting_calls.append(call)
+
+    def _stored_reply(self, stored: dict[str, Any]) -> Reply:
+        try:
+            return Reply.from_json(stored)
+        except ValueError as error:
+            raise BrokenFileError(self._cache.path, str(error)) from error
+
+    async def _settle(self, arrived: list[tuple[Call, Reply]]) -> None:
+        """Commit replies, then give them to those who wait. What may be answered another time is not stored."""
+        known = self._secrets.known()
+        commits = []
+        for call, reply in arrived:
+            self._clean(reply, known)
+            kept = reply.error is None or reply.error["kind"] == "row"
+            commits.append(self._commits.put(call.key, reply.to_json()) if kept else None)
+        for (call, reply), commit in zip(arrived, commits, strict=True):
+            earlier = await commit if commit is not None else None
+            self._resolve(call, reply if earlier is None else self._stored_reply(earlier))
+
+    def _clean(self, reply: Reply, known: dict[str, str]) -> None:
+        """Make a reply fit to be stored: no credentials, no half characters, a time."""
+        if reply.text is None and reply.error is None:
+            reply.error = {"kind": "row", "message": "the model gave no text", "status": None}
+        if reply.text is not None:
+            reply.text = self._secrets.scrub(reply.text, known).encode("utf-8", "replace").decode() if known else _whole(reply.text)
+        if reply.error is not None:
+            reply.error = self._secrets.scrub(reply.error, known)
+        reply.made = reply.made or datetime.now(UTC).isoformat(timespec="seconds")
+
+    def _resolve(self, call: Call, reply: Reply) -> None:
+        if self._pending.get(call.key) is call:
+            del self._pending[call.key]
+        for stream, row, slot in call.waiters:
+            stream.fill(row, slot, reply)
+            reply = shared(reply)  # the first of them paid
+        call.waiters = []
+
+    async def _close(self, stream: Stream) -> None:
+        """Take a stream off and wait, within reason, until what has arrived is on disk."""
+        ending = self._drop(stream)
+        if ending:
+            await asyncio.wait(ending, timeout=CLOSING / 2)
+        await self._commits.flush()
+
+    def _drop(self, stream: Stream) -> list[asyncio.Task[None]]:
+        """Take a stream off: what others wait for as well goes on under their name. The tasks that are ending."""
+        if stream not in self._streams:
+            return []
+        self._streams.discard(stream)
+        stream.waiting_calls.clear()
+        for call in list(self._pending.values()):
+            others = [waiter for waiter in call.waiters if waiter[0] is not stream]
+            if len(others) == len(call.waiters):
+                continue
+            call.waiters = others
+            if not others:
+                del self._pending[call.key]
+            elif call.owner is stream:
+                self._hand_on(call)
+        return self._lanes_of(stream.llm).leave(stream)
+
+    def _hand_on(self, call: Call) -> None:
+        call.owner = call.waiters[0][0]
+        if call.looked_up and not call.sent:
+            call.owner.waiting_calls.append(call)
+            self._lanes_of(call.owner.llm).pump()
+
+
+def _whole(text: str) -> str:
+    """``text`` without half surrogate pairs, which no file can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

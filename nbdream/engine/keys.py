@@ -1,0 +1,64 @@
+"""The call key, and the draws of a stream: which of several identical requests this one is.
+
+A key is ``<sha256 of the canonical request, in hexadecimal>:<draw>``, so that the draws of one request are neighbours on disk. The
+canonical request is the JSON of model identity, messages, parameters and seed, with sorted keys; ``1.0`` is ``1``, since providers do
+not tell them apart, and what is None was not given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nbdream.llms.base import Request, plain_json
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
+
+
+def call_key(identity: Mapping[str, Any], request: Request) -> str:
+    """The key under which the reply to ``request`` is stored."""
+    return f"{Keys(identity).digest(request)}:{0 if request.greedy else request.draw}"
+
+
+class Keys:
+    """Digests of requests to one model. What many requests share is encoded once."""
+
+    def __init__(self, identity: Mapping[str, Any]) -> None:
+        self._model = _encode(plain_json(identity, "identity"))
+        self._params: Mapping[str, Any] | None = None
+        self._params_text = ""
+
+    def digest(self, request: Request) -> str:
+        """The sha256 of the canonical request, without its draw."""
+        if request.params is not self._params:
+            given = {name: plain_json(value, name) for name, value in request.params.items() if value is not None}
+            self._params, self._params_text = request.params, _encode(given)
+        messages = _encode(request.messages)
+        seed = "null" if request.seed is None else str(int(request.seed))
+        text = f'{{"messages":{messages},"model":{self._model},"params":{self._params_text},"seed":{seed}}}'
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Draws:
+    """Numbers the requests of one stream: with k draws a row, the j-th identical request takes j·k … j·k+k−1.
+
+    A request declared greedy is one and the same at every draw. ``attempt`` sets the draws of a repeated attempt apart.
+    """
+
+    def __init__(self, identity: Mapping[str, Any], draws: int = 1, attempt: str = "") -> None:
+        self._keys = Keys(identity)
+        self._draws = draws
+        self._suffix = f":{attempt}" if attempt else ""
+        self._seen: dict[bytes, int] = {}
+
+    def number(self, request: Request) -> list[tuple[str, int]]:
+        """The key and the draw of each time that ``request`` is to be answered."""
+        digest = self._keys.digest(request)
+        if request.greedy:
+            return [(f"{digest}:0{self._suffix}", 0)] * self._draws
+        short = bytes.fromhex(digest[:32])  # a million rows are counted here
+        first = self._seen.get(short, 0)
+        self._seen[short] = first + self._draws
+        return [(f"{digest}:{draw}{self._suffix}", draw) for draw in range(first, first + self._draws)]

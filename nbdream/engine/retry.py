@@ -1,0 +1,57 @@
+"""When to ask again: the provider says what an error is, the rule is here, once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TOO_MANY = 429
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long and how often a request is asked again."""
+
+    first: float = 0.5
+    """Seconds before the second try; doubled for each further one."""
+    most: float = 20.0
+    """The most seconds between two tries, unless the provider asks for more."""
+    tries: int = 6
+    """Tries of a request that meets time-outs and errors of the server."""
+    lost_tries: int = 8
+    """Tries to connect to a server that has answered before: it may be starting again."""
+    limited_tries: int = 30
+    """Tries of a request that meets "too many requests"."""
+    strange_tries: int = 4
+    """Tries to connect to a server that has never answered."""
+    strange_seconds: float = 5.0
+    """No further try to connect to it later than this after the first one."""
+    longest: float = 600.0
+    """A provider that asks for a longer wait than this is not waited for."""
+
+    def wait(
+        self, error: Mapping[str, Any], tries: int, elapsed: float, answered: bool, draw: Callable[[], float] = random.random
+    ) -> float | None:
+        """Seconds to wait before asking again after ``tries`` tries, the last of which gave ``error``; None: give up.
+
+        ``answered``: the model has answered something in this kernel; ``elapsed``: seconds since the first try.
+        """
+        backoff = min(self.most, self.first * 2.0 ** min(tries - 1, 30)) * (0.5 + draw() / 2)
+        strange = bool(error.get("unreachable")) and not answered
+        if tries >= self._most_tries(error, strange) or (strange and elapsed + backoff > self.strange_seconds):
+            return None
+        asked: float | None = error.get("retry_after")
+        if asked is None:
+            return backoff
+        # Never earlier than asked for, and not all lanes in the same instant.
+        wait = max(backoff, asked * (1 + draw() / 10))
+        return None if asked > self.longest else wait
+
+    def _most_tries(self, error: Mapping[str, Any], strange: bool) -> int:
+        if strange:
+            return self.strange_tries
+        if error.get("unreachable"):
+            return self.lost_tries
+        return self.limited_tries if error.get("status") == TOO_MANY else self.tries

@@ -1,0 +1,149 @@
+"""One stream of requests: its rows in order, what has been counted, and the thread that waits for it."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from nbdream.errors import ModelError
+from nbdream.llms.base import LLM, Reply, Request
+
+SAME_REFUSALS = 20
+"""So many first replies that are all the same refusal end a stream: the next thousand would be no different."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stream is, counted in replies. ``done`` = ``cached`` + ``new`` + ``failed``; tokens are those of all of them."""
+
+    total: int | None = None
+    done: int = 0
+    cached: int = 0
+    new: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A request and the replies to it, filled in as they come."""
+
+    number: int
+    request: Request
+    keys: list[tuple[str, int]]
+    replies: list[Any]
+    missing: int
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One key that is being looked up or asked for, and who waits for it."""
+
+    key: str
+    request: Request
+    waiters: list[tuple[Stream, Row, int]]
+    owner: Stream
+    """The stream in whose queue it stands."""
+    looked_up: bool = False
+    sent: bool = False
+
+
+class Stream:
+    """What the engine's loop and the thread that consumes the replies share. The loop writes; the thread reads and waits."""
+
+    def __init__(self, llm: LLM, *, total: int | None, limit: int | None, retry_failed: bool, cache_only: bool) -> None:
+        self.llm = llm
+        self.limit = limit
+        self.retry_failed = retry_failed
+        self.cache_only = cache_only
+        self.waiting_calls: deque[Call] = deque()
+        self.in_flight = 0
+        self.error: BaseException | None = None
+        self.when_failed: Callable[[], object] = lambda: None
+        self._total = total
+        self._started = datetime.now(UTC)
+        self._cached = self._new = self._failed = self._input = self._output = 0
+        self._refusal: str | None = None
+        self._awaited: Row | None = None
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    # --- on the loop --------------------------------------------------------------------------------------------------
+
+    def fill(self, row: Row, slot: int, reply: Reply) -> None:
+        """Put a reply in its place."""
+        row.replies[slot] = reply
+        self._count(reply)
+        self._watch_refusals(reply)
+        row.missing -= 1
+        if row.missing == 0 and row is self._awaited:
+            self._wake.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        """End with ``error``; the first one counts."""
+        if self.error is None:
+            self.error = error
+            self.when_failed()
+        self._wake.put(None)
+
+    def _count(self, reply: Reply) -> None:
+        if reply.error is not None:
+            self._failed += 1
+        elif reply.cached:
+            self._cached += 1
+        else:
+            self._new += 1
+        if reply.usage:
+            self._input += reply.usage.get("input_tokens") or 0
+            self._output += reply.usage.get("output_tokens") or 0
+
+    def _watch_refusals(self, reply: Reply) -> None:
+        done = self._cached + self._new + self._failed
+        if self._failed != done or done > SAME_REFUSALS or reply.error is None:
+            return
+        kind = _kind_of_refusal(reply.error)
+        self._refusal = kind if done == 1 or kind == self._refusal else None
+        if done == SAME_REFUSALS and self._refusal is not None:
+            message = f"the first {SAME_REFUSALS} replies of {self.llm.display_name} are all the same refusal: {reply.error['message']}"
+            self.fail(ModelError(message, reply.error.get("hint") or "change the prompt, its parameters or the model"))
+
+    # --- in the consuming thread --------------------------------------------------------------------------------------
+
+    def wait(self, row: Row, seconds: float) -> None:
+        """Return when ``row`` is complete, when the stream has failed, or after ``seconds``."""
+        self._awaited = row
+        if row.missing and self.error is None:
+            try:
+                self._wake.get(timeout=seconds)
+            except queue.Empty:
+                pass
+
+    def progress(self) -> Progress:
+        """How far it is now."""
+        done = self._cached + self._new + self._failed
+        return Progress(
+            self._total, done, self._cached, self._new, self._failed, self.in_flight, self._input, self._output, self._started
+        )  # fmt: skip
+
+
+def _kind_of_refusal(error: dict[str, Any]) -> str:
+    """What two refusals have in common that are the same one: without request ids and counts."""
+    return f"{error.get('status')} {re.sub(r'[0-9a-fA-F-]*[0-9][0-9a-fA-F-]*', '#', str(error.get('message')))}"
+
+
+def new_row(number: int, request: Request, keys: list[tuple[str, int]]) -> Row:
+    """A row without replies."""
+    return Row(number, request, keys, [None] * len(keys), len(keys))
+
+
+def stopped(stop: threading.Event | None) -> bool:
+    """Whether the user has asked to stop."""
+    return stop is not None and stop.is_set()

@@ -1,0 +1,235 @@
+"""`HFTransformers`: a local model, run with Hugging Face `transformers` in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nbdream import secrets
+from nbdream.errors import ArgumentError, MissingPackageError, ModelError, nearest
+from nbdream.llms.base import LLM, Reply, Request, failure
+from nbdream.llms.weights import DEMO_FOLDER, commit, content, license_of, local_folder
+from nbdream.workers.client import ModelProcess
+
+COUNTED_OPTIONS = frozenset({"subfolder", "variant"})
+"""Options of ``from_pretrained`` that say which weights."""
+PLACING_OPTIONS = frozenset({
+    "attn_implementation", "cache_dir", "local_files_only", "low_cpu_mem_usage", "max_memory", "offload_folder", "token", "use_safetensors",
+})  # fmt: skip
+"""Options of ``from_pretrained`` that say where from, where to or how fast, and so count in no key."""
+
+DEMO = "demo"
+
+_processes: weakref.WeakValueDictionary[str, ModelProcess] = weakref.WeakValueDictionary()
+
+
+class HFTransformers(LLM):
+    """A causal or seq2seq model: a folder that ``save_pretrained`` wrote, or a name on the Hugging Face Hub.
+
+    It runs in a child process, which starts with the first call and ends with `unload_model` or with this process; the
+    kernel itself never loads torch. A chat model's own template is used unless ``chat_prompt_template`` gives another.
+    ``dtype`` is by default the model's own, and single precision on a CPU. Without ``temperature`` the model's
+    ``generation_config`` decides; without ``max_new_tokens`` too, and where it says nothing 256 are written at most.
+    What a row says depends on its prompt, seed and draw, not on the rows it is generated with.
+    """
+
+    provider: ClassVar[str] = "transformers"
+    accepts: ClassVar[frozenset[str]] = frozenset({
+        "temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop", "repetition_penalty", "logit_bias",
+    })  # fmt: skip
+    aliases: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens"}
+    batch_size: int = 64
+
+    def __init__(
+        self,
+        model_name: str,
+        chat_prompt_template: str | None = None,
+        system_prompt: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        device: Any = None,
+        device_map: Any = None,
+        dtype: Any = None,
+        quantization_config: Any = None,
+        adapter_name: str | None = None,
+        adapter_kwargs: Mapping[str, Any] | None = None,
+        max_concurrency: int | None = None,
+        identity: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        known = COUNTED_OPTIONS | PLACING_OPTIONS
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
+        kwargs.pop("cache_folder_path", None)  # older programs say where to cache: the session's folder does
+        for name in kwargs:
+            if name not in self.parameters():
+                raise ArgumentError(f"HFTransformers takes no argument {name!r}", nearest(name, known | self.parameters() | ARGUMENTS))
+        super().__init__(str(model_name), system_prompt=system_prompt, identity=identity, max_concurrency=max_concurrency, **kwargs)
+        secrets.remember(options.get("token"))
+        self.chat_prompt_template = chat_prompt_template
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.device = None if device is None else f"cuda:{device}" if isinstance(device, int) else str(device)
+        self.device_map = device_map
+        self.dtype = None if dtype is None else str(dtype).removeprefix("torch.")
+        self.quantization_config = _as_dict(quantization_config)
+        self.adapter_name = None if adapter_name is None else str(adapter_name)
+        self.adapter_kwargs = dict(adapter_kwargs or {})
+        self.options = options
+        self.folder = local_folder(self.model_name)
+        self._adapter_folder = None if self.adapter_name is None else local_folder(self.adapter_name)
+        self._process: ModelProcess | None = None
+
+    # --- who it is ----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """The model by its content or its commit, and all that changes what it says; not the device."""
+        made: dict[str, Any] = {"provider": self._kind(), **self._source(self.model_name, self.folder, self.revision)}
+        if self.adapter_name is not None:
+            made["adapter"] = self._source(self.adapter_name, self._adapter_folder, self.adapter_kwargs.get("revision"))
+            if self.adapter_kwargs:
+                made["adapter"]["options"] = _plain(self.adapter_kwargs)
+        counted = {name: value for name, value in self.options.items() if name in COUNTED_OPTIONS}
+        more = {
+            "chat_prompt_template": self.chat_prompt_template, "dtype": self.dtype, "quantization": self.quantization_config,
+            "options": _plain(counted) or None,
+        }  # fmt: skip
+        return made | {name: value for name, value in more.items() if value is not None}
+
+    def _source(self, name: str, folder: Path | None, revision: str | None) -> dict[str, Any]:
+        if folder is not None:
+            return {"content": content(folder)}
+        return {"model": name, "commit": self._commit if name == self.model_name else commit(name, revision, self.options.get("token"))}
+
+    @functools.cached_property
+    def _commit(self) -> str:
+        return commit(self.model_name, self.revision, self.options.get("token"))
+
+    @property
+    def display_name(self) -> str:
+        """The name on the Hub, or the folder's."""
+        return DEMO if self.folder == DEMO_FOLDER else self.model_name if self.folder is None else self.folder.name
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a data card says about it: its page on the Hub, or the licence that the folder's card names."""
+        made = super().card
+        if self.folder is not None:
+            return {**made, "license": made["license"] or license_of(self.folder)}
+        return {**made, "card_url": made["card_url"] or f"https://huggingface.co/{self.model_name}"}
+
+    # --- what it does -------------------------------------------------------------------------------------------------
+
+    async def complete_batch(self, requests: list[Request]) -> list[Reply]:
+        """The replies to a batch, in order. Cancelled, the model stops between two tokens."""
+        asked = [_told(request) for request in requests]
+        try:
+            process = await asyncio.to_thread(self._started)
+            number, future = process.ask("generate", requests=asked)
+            try:
+                answer = await asyncio.wrap_future(future)
+            except asyncio.CancelledError:
+                process.stop(number)
+                raise
+        except (ModelError, MissingPackageError) as error:
+            return [failure("all", error.message, hint=error.hint) for _ in requests]
+        return [self._reply(told) for told in answer["replies"]]
+
+    def _reply(self, told: dict[str, Any]) -> Reply:
+        if told.get("error"):
+            return failure(**told["error"])
+        return Reply(told["text"], usage=told["usage"], model=self.display_name, finish_reason=told["finish_reason"])
+
+    async def aclose(self) -> None:
+        """End the process."""
+        await asyncio.to_thread(self.unload_model)
+
+    def unload_model(self) -> None:
+        """End the process that holds the model and give its memory back. The next call starts it again."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
+
+    def count_tokens(self, value: str) -> int:
+        """How many tokens a text has, by the model's own tokenizer."""
+        return int(self._started().wait("count", texts=[value])["counts"][0])
+
+    def get_max_context_length(self, max_new_tokens: int) -> int:
+        """How many tokens a prompt may have when ``max_new_tokens`` are to be written."""
+        about = self._started().wait("about")
+        if about["context"] is None:
+            raise ModelError(f"{self.display_name} does not say how much it reads", "its config.json has no max_position_embeddings")
+        return int(about["context"]) - (max_new_tokens if about["kind"] == "causal" else 0)
+
+    def _started(self) -> ModelProcess:
+        """The process of this model, shared by all that ask for the same one."""
+        if self._process is None:
+            spec = self._spec()
+            key = json.dumps(spec, sort_keys=True)
+            self._process = _processes.get(key) or _processes.setdefault(key, ModelProcess(spec))
+        return self._process
+
+    def _spec(self) -> dict[str, Any]:
+        """What the child is told to load."""
+        return {
+            "model": str(self.folder or self.model_name),
+            "name": self.display_name,
+            "revision": None if self.folder is not None else self._commit,
+            "trust_remote_code": self.trust_remote_code,
+            "device": self.device,
+            "device_map": _plain(self.device_map),
+            "dtype": self.dtype,
+            "quantization": self.quantization_config,
+            "adapter": None if self.adapter_name is None else str(self._adapter_folder or self.adapter_name),
+            "adapter_options": _plain(self.adapter_kwargs),
+            "chat_template": self.chat_prompt_template,
+            "options": _plain(self.options),
+        }
+
+
+ARGUMENTS = frozenset({
+    "chat_prompt_template", "system_prompt", "revision", "trust_remote_code", "device", "device_map", "dtype", "quantization_config",
+    "adapter_name", "adapter_kwargs", "max_concurrency", "identity",
+})  # fmt: skip
+
+
+def demo(**params: Any) -> HFTransformers:
+    """The tiny model that ships with nbdream, wherever it is installed."""
+    model = HFTransformers(str(DEMO_FOLDER), identity={"model": DEMO, "content": content(DEMO_FOLDER)}, **params)
+    model.model_name = DEMO
+    return model
+
+
+def _told(request: Request) -> dict[str, Any]:
+    """A request as JSON."""
+    messages = [dict(message) for message in request.messages]
+    return {"messages": messages, "params": dict(request.params), "seed": request.seed, "draw": request.draw}
+
+
+def _as_dict(config: Any) -> dict[str, Any] | None:
+    """A quantisation as JSON: a dict, or what a config object of `transformers` says of itself."""
+    if config is None:
+        return None
+    told = config if isinstance(config, Mapping) else config.to_dict() if hasattr(config, "to_dict") else None
+    if told is None:
+        raise ArgumentError(f"quantization_config is a {type(config).__name__}", "give a dict or a BitsAndBytesConfig")
+    made: dict[str, Any] = _plain(dict(told))
+    return made
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON: a dtype or a device by its name."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in value]
+    if type(value).__module__.partition(".")[0] in ("torch", "pathlib"):
+        return str(value).removeprefix("torch.")
+    raise ArgumentError(f"a {type(value).__name__} cannot be handed to the model's process", "give numbers, texts, lists or dicts")

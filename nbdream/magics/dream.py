@@ -1,0 +1,286 @@
+"""`%dream VERB …`: the session, its models, what its results are and where they come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nbdream.errors import ArgumentError, nearest
+from nbdream.frontmatter import parse_yaml
+from nbdream.magics.grammar import Call, Magic, Option, read_words, split_line
+from nbdream.magics.names import is_handle, is_model, trained
+from nbdream.magics.notebook import shown_path
+from nbdream.widgets.show import View, lines_view, table_view, text_view
+from nbdream.widgets.status import saved_line
+
+if TYPE_CHECKING:
+    from nbdream.magics.notebook import Notebook
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb of ``%dream``."""
+
+    usage: str
+    summary: str
+    do: Callable[[Notebook, Call], Any]
+    words: tuple[int, int]
+    """The fewest and the most words after the verb."""
+    options: tuple[Option, ...] = ()
+
+
+def dream(notebook: Notebook, line: str) -> Any:
+    """Do what a line of ``%dream`` says; alone, list the verbs."""
+    words = split_line(line)
+    if not words or words[0] in ("--help", "-h", "?"):
+        return text_view("\n".join(f"%dream {verb.usage:44} {verb.summary}" for verb in VERBS.values()))
+    name, *rest = words
+    verb = VERBS.get(name)
+    if verb is None:
+        raise ArgumentError(f"%dream knows no verb {name!r}", nearest(name, VERBS, "its verbs are"))
+    if name == "model":  # NAME = MODEL key=value …: not options
+        return _model(notebook, rest)
+    magic = Magic(name=f"dream {name}", summary=verb.summary, options=verb.options, body="none", line_only=True)
+    call = Call(magic)
+    if any(word in ("--help", "-h", "?") for word in rest):
+        return text_view(
+            "\n".join([f"%dream {verb.usage}", f"  {verb.summary}", *(f"  {option.flag:12} {option.help}" for option in verb.options)])
+        )
+    read_words(call, rest)
+    few, many = verb.words
+    if not few <= len(call.words) <= many:
+        raise ArgumentError(f"%dream {name} takes {_count(few, many)}", f"%dream {verb.usage}")
+    return verb.do(notebook, call)
+
+
+def _count(few: int, many: int) -> str:
+    counts = f"{few}" if few == many else f"{few} to {many}"
+    return "no words" if many == 0 else f"{counts} word{'' if many == 1 else 's'}"
+
+
+# --- the session and its models -------------------------------------------------------------------------------------
+
+
+def _open(notebook: Notebook, call: Call) -> View:
+    session = notebook.open(call.words[0] if call.words else notebook.config.session)
+    count = len(list(session.names))
+    held = f"{count} result{'' if count == 1 else 's'}" if count else "new"
+    return lines_view([f"session: {shown_path(session.folder)} ({held})"])
+
+
+_ASSIGNED = re.compile(r"(\w+)\s*=\s*(.+)$", re.DOTALL)
+
+
+def _model(notebook: Notebook, words: list[str]) -> View | None:
+    found = _ASSIGNED.match(" ".join(words[:3]) if len(words) > 1 and words[1] == "=" else " ".join(words[:1]))
+    if not words:
+        return _models(notebook)
+    if found is None:
+        raise ArgumentError("%dream model needs a name and a model", "%dream model gpt = openai/gpt-4o-mini temperature=0.7")
+    name, given = found.group(1), found.group(2)
+    settings = words[3:] if len(words) > 1 and words[1] == "=" else words[1:]
+    force = "--force" in settings
+    options = dict(_setting(word) for word in settings if word != "--force")
+    notebook.bindings.check(name, force)
+    from nbdream.llms import resolve_llm
+
+    model = resolve_llm(given, **options)
+    notebook.bindings.bind(name, model)
+    return None
+
+
+def _setting(word: str) -> tuple[str, Any]:
+    key, equals, value = word.partition("=")
+    if not equals or not key.isidentifier():
+        raise ArgumentError(f"{word!r} is no setting", "settings are written name=value, without spaces: temperature=0.7")
+    if value[:1] in "\"'" and value[-1:] == value[:1] and len(value) > 1:
+        return key, value[1:-1]
+    return key, parse_yaml(value)
+
+
+def _models(notebook: Notebook) -> View:
+    rows = [
+        {"name": name, "model": str(value)} for name, value in notebook.variables.items() if is_model(value) and not name.startswith("_")
+    ]
+    if not rows:
+        return lines_view(["no model yet: %dream model gpt = openai/gpt-4o-mini temperature=0.7"])
+    return table_view(["name", "model"], rows)
+
+
+# --- what there is --------------------------------------------------------------------------------------------------
+
+
+def _handle(notebook: Notebook, expression: str) -> Any:
+    value = trained(notebook.value(expression, "%dream"))
+    if not is_handle(value) and not is_model(value):
+        raise ArgumentError(f"{expression} is a {type(value).__name__}, not a result", "name a result of the session: see %dream status")
+    if is_model(value) and not hasattr(value, "step"):
+        raise ArgumentError(f"{expression} is a model that was not trained here", "name a result of the session: see %dream status")
+    return value
+
+
+def _rows(notebook: Notebook, expression: str) -> Any:
+    value = _handle(notebook, expression)
+    if is_model(value):
+        raise ArgumentError(f"{expression} is a model, not rows", "name rows of the session: see %dream status")
+    return value if hasattr(value, "splits") else value.step
+
+
+def _status(notebook: Notebook, call: Call) -> View:
+    session = notebook.session()
+    rows = status_rows(session)
+    if not rows:
+        return lines_view([f"session: {shown_path(session.folder)}: no results yet"])
+    return table_view(["name", "state", "rows", "made"], rows, f"session: {shown_path(session.folder)}")
+
+
+def status_rows(session: Any) -> list[dict[str, Any]]:
+    """Every name of a session with its state, in words."""
+    from nbdream.objects import ResultFolder
+
+    running = {step.name for step in session.running()}
+    rows = []
+    for name in session.names:
+        entry = session.names.current(name)
+        state = session.names.state(name)
+        node = ResultFolder(session.folder / "objects" / str(entry["recipe"])).node() or {}
+        said = "running" if name in running else state.state + (f": {'; '.join(state.reasons)}" if state.reasons else "")
+        rows.append(
+            {"name": name, "state": said, "rows": node.get("rows"), "made": str((node.get("made") or {}).get("finished") or "")[:19]}
+        )
+    rows += [{"name": name, "state": "running", "rows": None, "made": ""} for name in running - {row["name"] for row in rows}]
+    return rows
+
+
+def _why(notebook: Notebook, call: Call) -> View:
+    name = _session_name(notebook, call.words[0])
+    reasons = notebook.session().why(name)
+    return lines_view([f"{name}: {reason}" for reason in reasons] or [f"{name}: nothing has changed; its cell costs nothing to run again"])
+
+
+def _session_name(notebook: Notebook, word: str) -> str:
+    value = notebook.variables.get(word)
+    name = getattr(value, "name", None)
+    return name if isinstance(name, str) and (is_handle(value) or is_model(value)) else word
+
+
+def _cost(notebook: Notebook, call: Call) -> View:
+    return cost_view(notebook.session())
+
+
+def cost_view(session: Any) -> View:
+    """Calls and tokens of a session's current results, by result and by model."""
+    from nbdream import ledger
+    from nbdream.objects import ResultFolder
+
+    nodes = []
+    for name in session.names:
+        node = ResultFolder(session.folder / "objects" / str(session.names.current(name)["recipe"])).node()
+        if node is not None and node.get("usage"):
+            nodes.append({**node, "name": name})
+    columns = ["", "calls", "cached_calls", "failed_calls", "input_tokens", "output_tokens"]
+    groups = [*ledger.by(nodes, lambda node: str(node["name"])).items(), *ledger.by_model(nodes).items(), ("all", ledger.of_nodes(nodes))]
+    return table_view(columns, [{"": name, **usage} for name, usage in groups], "money: unknown, there is no price table")
+
+
+def _card(notebook: Notebook, call: Call) -> View:
+    return card_view(notebook.session(), _handle(notebook, call.words[0]))
+
+
+def card_view(session: Any, thing: Any) -> View:
+    """The card of a result, as a page and as JSON text."""
+    import json
+
+    from nbdream.cards import card_html
+
+    place = thing.step if is_model(thing) else thing
+    return View({"text/plain": json.dumps(card_of(thing), indent=1, ensure_ascii=False), "text/html": card_html(session.graph(place))})
+
+
+def card_of(thing: Any) -> dict[str, Any]:
+    """The card of rows or of a trained model, as JSON data."""
+    card: dict[str, Any] = thing.training_card() if is_model(thing) else thing.card()
+    return card
+
+
+def _failures(notebook: Notebook, call: Call) -> Any:
+    handle = _rows(notebook, call.words[0])
+    return handle.failures if len(handle.failures) else lines_view([f"{call.words[0]}: no row failed"])
+
+
+def _lineage(notebook: Notebook, call: Call) -> View:
+    session = notebook.session()
+    names = call.words or list(session.names)
+    lines: list[str] = []
+    for name in names:
+        found = _handle(notebook, name) if call.words else session.load(name)
+        graph = session.graph(found.step if is_model(found) else found)
+        lines += _tree(graph, graph["root"], 0)
+    return text_view("\n".join(lines) or "no results yet")
+
+
+def _tree(graph: dict[str, Any], use: str, depth: int) -> list[str]:
+    found = graph["nodes"][use]
+    line = f"{'   ' * depth}{'└─ ' if depth else ''}{found['use']['name']} ({found['node'].get('type')}, {saved_line(found['node'])})"
+    below = dict.fromkeys(source["use"] for source in found["use"]["inputs"].values())
+    return [line, *(text for source in below for text in _tree(graph, source, depth + 1))]
+
+
+# --- what is made of it ---------------------------------------------------------------------------------------------
+
+
+def _split(notebook: Notebook, call: Call) -> View:
+    expression, *sizes = call.words
+    handle = _rows(notebook, expression)
+    parts = dict(zip(("train", "validation", "test"), (_size(text) for text in sizes), strict=False))
+    seed = call.get("seed", 42)
+    notebook.session().set_splits(handle.name, parts, seed=seed, stratify_by_column=call.get("stratify"))
+    made = {part: getattr(handle, part) for part in parts}
+    return lines_view([" · ".join(f"{expression}.{part}: {len(step):,} rows" for part, step in made.items())])
+
+
+def _size(text: str) -> float | int:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise ArgumentError(f"{text!r} is not the size of a split", "shares of 1 (0.9 0.1) or numbers of rows (900 100)") from None
+
+
+def _publish(notebook: Notebook, call: Call) -> View:
+    expression, where = call.words
+    thing = _handle(notebook, expression)
+    options: dict[str, Any] = {"branch": call.get("branch"), "private": bool(call.get("private")), "yes": bool(call.get("yes"))}
+    if "splits" in call.options:
+        names = ("train_size", "validation_size", "test_size")
+        options |= dict(zip(names, (_size(text) for text in call.options["splits"].split("/")), strict=False))
+    return lines_view([f"{expression} → {thing.publish_to_hf_hub(where, **options)}"])
+
+
+VERBS: dict[str, Verb] = {
+    "open": Verb("open [FOLDER]", "open a session folder (created if missing)", _open, (0, 1)),
+    "model": Verb("model NAME = PROVIDER/MODEL [key=value …]", "bind a model to a variable; alone, list the models", _open, (0, 99)),
+    "status": Verb("status", "every result: fresh, stale (and why), running", _status, (0, 0)),
+    "why": Verb("why NAME", "why it would run again, in words", _why, (1, 1)),
+    "lineage": Verb("lineage [NAME]", "what comes from what", _lineage, (0, 1)),
+    "cost": Verb("cost", "calls and tokens, by result and by model", _cost, (0, 0)),
+    "failures": Verb("failures NAME", "the rows that failed, with what the model really said", _failures, (1, 1)),
+    "split": Verb(
+        "split NAME TRAIN VALIDATION [TEST] [--seed N]", "NAME.train, NAME.validation: follow NAME when it changes", _split, (2, 4),
+        (
+            Option(name="seed", kind="integer", help="another way to shuffle (default 42)"),
+            Option(name="stratify", help="keep the shares of this column's values in each part"),
+        ),
+    ),
+    "card": Verb("card NAME", "the card: what it is and everything that it comes from", _card, (1, 1)),
+    "publish": Verb(
+        "publish NAME REPO [--splits 0.9/0.1] [--yes]", "publish with its card, to the Hub or a folder (./x, ~/x, /x)", _publish, (2, 2),
+        (
+            Option(name="splits", help="sizes of train/validation/test, as 0.9/0.1"),
+            Option(name="private", kind="flag", help="a private repository"),
+            Option(name="branch", help="a branch of the repository"),
+            Option(name="yes", kind="flag", help="publish rows of the demo model, too"),
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,104 @@
+"""``%%train``: a model trained on rows, by worker processes; the cell shows the curve while they train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbdream.errors import ArgumentError, nearest
+from nbdream.magics.grammar import Call, Magic, Option
+from nbdream.magics.options import BACKGROUND, FORCE, given, needs, positive, rows_of
+
+if TYPE_CHECKING:
+    from nbdream.magics.notebook import Notebook, Plan
+
+MAGIC = Magic(
+    name="train",
+    summary="Train a model on the rows of --on. The body is YAML: input, output, lora, epochs, batch_size, learning_rate …",
+    options=(
+        Option(name="method", kind="choice", choices=("sft",), help="sft: learn the output column from the input column"),
+        Option(name="on", kind="expression", help="the rows to learn from (an expression)"),
+        Option(name="eval", kind="expression", help="the rows to measure on"),
+        Option(name="base", help="the model to start from: a name on the Hub, a folder, or demo"),
+        Option(name="devices", kind="integer", help="processes to train in; the parameters are sharded between them"),
+        Option(name="input", help="the column that is the question"),
+        Option(name="output", help="the column that is the answer"),
+        Option(name="replace", kind="flag", help="stop a run of this name that is going on, with a checkpoint"),
+        BACKGROUND,
+        FORCE,
+    ),
+    body="settings",
+    open_settings=True,
+)
+
+
+def plan(notebook: Notebook, call: Call) -> Plan:
+    """Read the names of the cell now; the run is started and followed where it does not block the notebook."""
+    positive(call, "devices")
+    call.options.setdefault("method", "sft")
+    on = notebook.data(needs(call, "on", "%%train NAME --on tweets.train --base MODEL"), "--on")
+    held_out = notebook.data(call.options["eval"], "--eval") if "eval" in call.options else None
+    base = base_model(notebook, needs(call, "base", "for example --base google/t5-v1_1-base, or --base demo"))
+    columns = {side: needs_setting(call, side) for side in ("input", "output")}
+
+    def make() -> Any:
+        rows = rows_of(on, f"{call.name} train")
+        held = None if held_out is None else rows_of(held_out, f"{call.name} eval")
+        return train(call, base, rows, held, columns)
+
+    return make
+
+
+def base_model(notebook: Notebook, text: str) -> str:
+    """The model to start from; the name of a trained model of the notebook stands for its folder."""
+    variable = notebook.variables.get(text)
+    path = getattr(variable, "model_path", None)
+    return str(path) if path else text
+
+
+def needs_setting(call: Call, name: str) -> str:
+    """A column that the body must name."""
+    if name not in call.options:
+        raise ArgumentError(f"%%train needs the column {name!r}", f"write it in the body, as YAML: {name}: COLUMN")
+    return str(call.options[name])
+
+
+def train(call: Call, base: str, rows: Any, held_out: Any, columns: dict[str, str]) -> Any:
+    """Construct the trainer and train: the trained model; with --background the trainer, whose ``model`` waits."""
+    from nbdream.trainers import TrainHFFineTune
+
+    made, trained = sorted_settings(call.settings)
+    given_columns = {f"train_{side}": rows[column] for side, column in columns.items()}
+    if held_out is not None:
+        given_columns |= {f"validation_{side}": held_out[column] for side, column in columns.items()}
+    trainer = TrainHFFineTune(call.name, base, **given(call, "devices"), **made)
+    return trainer.train(**given_columns, **given(call, "background", "replace"), **trained)
+
+
+SETTINGS = {
+    "chat_prompt_template": "chat_prompt_template",
+    "device": "device",
+    "dtype": "dtype",
+    "fsdp": "fsdp",
+    "fsdp_config": "fsdp_config",
+    "lora": "peft_config",
+    "quantization": "quantization_config",
+    "revision": "revision",
+    "system": "system_prompt",
+    "trust_remote_code": "trust_remote_code",
+}
+"""YAML keys that say what is trained, and the trainer's arguments for them; the other keys are those of its ``train``."""
+
+
+def sorted_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a cell: those of the trainer and those of its ``train``; an unknown one is an error."""
+    from nbdream.trainers.arguments import SET_BY_US, library_arguments
+    from nbdream.trainers.hf_fine_tune import OWN
+
+    columns = {name for name in OWN if name.startswith(("train_", "validation_"))}
+    known = (OWN - columns) | (library_arguments() - SET_BY_US)
+    for name in settings:
+        if name not in known and name not in SETTINGS:
+            options = {option.name for option in MAGIC.options}
+            raise ArgumentError(f"%%train knows no key {name!r}", nearest(name, known | set(SETTINGS) | options, "its keys are"))
+    made = {SETTINGS[name]: value for name, value in settings.items() if name in SETTINGS}
+    return made, {name: value for name, value in settings.items() if name not in SETTINGS}

@@ -1,0 +1,124 @@
+"""`Asking`: what every step shares that puts prompts to a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nbdream.errors import ArgumentError, ModelError
+from nbdream.fingerprint import function_code
+from nbdream.steps.base import NOT_IN_RECIPE, Step
+from nbdream.steps.kinds import plain
+from nbdream.steps.rows import Failure, Row
+from nbdream.templates import as_json
+
+if TYPE_CHECKING:
+    from nbdream.llms.base import LLM, Reply
+
+ON_FAIL = ("drop", "keep", "stop")
+RUNNING = ("concurrency", "batch_size", "force", "cache_only", "total_num_prompts", "return_generator", "retry_failed", *NOT_IN_RECIPE)
+"""Arguments of a run that are no parameters of the model, and change no reply."""
+
+
+class Asking(Step):
+    """A step with a model. Arguments that it does not declare are parameters of the model, and are checked before any call."""
+
+    own: ClassVar[tuple[str, ...]] = ()
+    """The arguments of the step itself: neither the model's nor how it runs."""
+    shared: ClassVar[tuple[str, ...]] = ("llm", "post_process", "on_fail", "seed", "system", "n")
+
+    def register_llm(self) -> None:
+        """Declare what all such steps take."""
+        self.register_arg("llm", help="the model: args={'llm': OpenAI('gpt-4o-mini'), …}")
+        self.register_arg("post_process", required=False, help="a function of each generation")
+        self.register_arg("on_fail", required=False, default="drop", help="what becomes of failed rows: drop, keep or stop")
+        self.register_arg("lazy", required=False, default=False)
+        self.register_arg("**kwargs")
+
+    @property
+    def llm(self) -> LLM:
+        """The model."""
+        llm: LLM = self.args["llm"]
+        return llm
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the model that were given, under its own names; an error for one that it does not take."""
+        mine = (*self.own, *self.shared, *RUNNING)
+        return self.llm.settings(**{name: value for name, value in self.args.items() if name not in mine and value is not None})
+
+    def validate(self) -> None:
+        """The model is one, and takes the parameters."""
+        from nbdream.llms.base import LLM
+
+        if not isinstance(self.args["llm"], LLM):
+            hint = "construct it: from nbdream.llms import OpenAI; OpenAI('gpt-4o-mini')"
+            raise ArgumentError(f"llm= of {self.name!r} is a {type(self.args['llm']).__name__}, not a model", hint)
+        self.parameters()
+        if self.args["on_fail"] not in ON_FAIL:
+            raise ArgumentError(f"on_fail={self.args['on_fail']!r}", f"it is one of: {', '.join(ON_FAIL)}")
+        if self.args.get("retry_failed"):
+            self.force = True
+
+    def recipe_args(self) -> dict[str, Any]:
+        """The model, its parameters, and the step's own arguments; how it runs does not count."""
+        named = (*self.own, "llm", "seed", "system", "n")
+        args = {name: self.args[name] for name in named if self.args.get(name) is not None and name not in RUNNING}
+        if self.args["on_fail"] != "drop":
+            args["on_fail"] = self.args["on_fail"]
+        if self.args["post_process"] is not None:
+            args["post_process"] = function_code(self.args["post_process"])
+        return {**args, **self.parameters()}
+
+    def replies(self, prompts: Iterable[Any], total: int, draws: int = 1) -> Iterator[tuple[int, list[Reply]]]:
+        """The replies to each prompt, with its number."""
+        requests = self.llm.requests(prompts, system=self.args.get("system"), seed=self.args.get("seed"), **self.parameters())
+        limit = self.args.get("concurrency") or self.args.get("batch_size")
+        asked = self.ask(self.llm, requests, total=total, draws=draws, limit=limit, retry_failed=bool(self.args.get("retry_failed")))
+        return enumerate(asked)
+
+    def failed(self, number: int, reply: Reply) -> Failure:
+        """The failure that a reply is; with ``on_fail="stop"`` the end of the step."""
+        message = str((reply.error or {}).get("message", "no reply"))
+        if self.args["on_fail"] == "stop":
+            raise ModelError(f"row {number} failed: {message}", "the other replies are stored; on_fail='drop' goes on without it")
+        return Failure(number, message, reply.text)
+
+    def processed(self, number: int, text: str | None) -> Any:
+        """A generation, after ``post_process``."""
+        if self.args["post_process"] is None:
+            return text
+        try:
+            return plain(self.args["post_process"](text))
+        except Exception as error:
+            error.add_note(f"in post_process, on the generation of row {number} of {self.name!r}")
+            raise
+
+    def texts(self, values: Iterable[Any], what: str) -> list[str]:
+        """Values as texts in a prompt, lists and dicts as JSON; an error for a null, before anything is paid for."""
+        made = []
+        for number, value in enumerate(values):
+            if value is None:
+                raise ArgumentError(f"row {number}: {what!r} is empty", "filter the rows first: .filter(lambda row: row['…'] is not None)")
+            made.append(value if isinstance(value, str) else as_json(value))
+        return made
+
+
+class Kept:
+    """What becomes of a row: ``on_fail="keep"`` gives a failed one nulls, else it is only among the failures."""
+
+    def __init__(self, step: Asking, names: Sequence[str]) -> None:
+        self._keep = step.args["on_fail"] == "keep"
+        self._names = names
+
+    def rows(self, failure: Failure, values: dict[str, Any], source: int | None) -> Iterator[Row | Failure]:
+        """The failure, and with ``keep`` the row: ``values``, and null for the other columns."""
+        if self._keep:
+            yield Row({name: values.get(name) for name in self._names}, source)
+        yield failure
+
+
+def yes_or_no(answer: str) -> bool | None:
+    """Whether the first word of an answer is yes or no; None when it is another."""
+    word = re.search(r"\w+", answer)
+    return {"yes": True, "no": False}.get(word.group().lower()) if word else None

@@ -1,0 +1,178 @@
+"""`TrainedModel`: what a run gives. It answers like any other model, and knows where it comes from."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from nbdream.errors import ArgumentError, TrainingError
+from nbdream.files import disk_errors, read_object
+from nbdream.fingerprint import digest, path_digest
+from nbdream.llms.hf_transformers import HFTransformers
+from nbdream.workers import runs
+from nbdream.workers.failures import hint_for
+from nbdream.workers.paths import RunPaths
+
+if TYPE_CHECKING:
+    from nbdream.datasets import OutputDataset
+    from nbdream.steps.handle import StepHandle
+
+ADAPTER = "adapter_config.json"
+WHAT_IT_IS = ("*.safetensors", "*.jinja", "tokenizer.json", "tokenizer_config.json", "config.json")
+"""The files that decide what a trained model says. An adapter's own configuration names folders of this machine."""
+SCALE = ("alpha_pattern", "bias", "lora_alpha", "peft_type", "r", "rank_pattern", "use_dora", "use_rslora")
+
+
+class TrainedModel(HFTransformers):
+    """The model of a finished run: a language model for ``-m`` and for steps, with its folder, its card and its curve.
+
+    Who it is, in the keys of its replies, is its weights: not a path, not a name, not how it was made.
+    """
+
+    def __init__(self, step: StepHandle, **params: Any) -> None:
+        self.step = step
+        self.paths = RunPaths(step.folder.path)
+        spec = read_object(self.paths.spec)
+        if not self.paths.model.is_dir():
+            raise TrainingError(f"the model of {step.name} is not in the session", "train it again with force=True")
+        base = spec["model"]
+        self.adapted = (self.paths.model / ADAPTER).is_file()
+        whole: dict[str, Any] = {"model_name": str(self.paths.model)}
+        if self.adapted:
+            path = str((self.paths.folder / base["path"]).resolve()) if base.get("local") else base["path"]
+            template = self.paths.model / "chat_template.jinja"
+            whole = {
+                "model_name": path,
+                "revision": base.get("revision"),
+                "adapter_name": str(self.paths.model),
+                "quantization_config": spec.get("quantization"),
+                "chat_prompt_template": template.read_text(encoding="utf-8") if template.is_file() else None,
+            }
+        trusted = bool(base.get("trust_remote_code"))
+        super().__init__(**whole, trust_remote_code=trusted, system_prompt=spec.get("system"), identity=self._who(base), **params)
+
+    @classmethod
+    def from_saved(cls, saved: StepHandle) -> Self:
+        """The model of a run that a session holds."""
+        return cls(saved)
+
+    def _who(self, base: dict[str, Any]) -> dict[str, Any]:
+        files = sorted(path for pattern in WHAT_IT_IS for path in self.paths.model.glob(pattern))
+        made: dict[str, Any] = {"trained": digest([[path.name, path_digest(path)] for path in files])}
+        if self.adapted:
+            config = read_object(self.paths.model / ADAPTER)
+            made |= {"base": base["identity"], "adapter": {name: config[name] for name in SCALE if name in config}}
+        return made
+
+    # --- what it is called and where it is ----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.step.name
+
+    @property
+    def display_name(self) -> str:
+        """What the run is called."""
+        return self.step.name
+
+    @property
+    def model(self) -> Self:
+        """The model itself, as trainers have it."""
+        return self
+
+    @property
+    def model_path(self) -> str:
+        """The folder of the model; for an adapter, what ``adapter_name=`` takes."""
+        return str(self.paths.model)
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe of the run."""
+        return self.step.key
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """How the run went."""
+        return self.step.node
+
+    @property
+    def curve(self) -> OutputDataset:
+        """The run's measurements, a row a step."""
+        return self.step.output
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Everything that the run said."""
+        return runs.events(self.paths)
+
+    @property
+    def examples(self) -> list[str]:
+        """Three inputs that it was trained on, for the page of a published model."""
+        column = self.step.inputs["train_input"]
+        return [str(column[index]) for index in range(min(3, len(column)))]
+
+    @functools.cached_property
+    def card(self) -> dict[str, Any]:
+        """What a data card says about it."""
+        found = self.node.get("models") or [{}]
+        return {"kind": "TrainedModel", "name": self.name, "card_url": None, "license": found[0].get("license"), "citation": None}
+
+    def training_card(self) -> dict[str, Any]:
+        """The model card: the run, and everything that its rows come from."""
+        from nbdream.cards import model_card
+
+        return dict(model_card(self.step.runner.graph(self.step)))
+
+    def why(self) -> list[str]:
+        """Why it was trained, and why it would be trained again, in words."""
+        return self.step.why()
+
+    # --- taking it out ------------------------------------------------------------------------------------------------
+
+    def export_to_disk(self, path: str | Path, adapter_only: bool = False) -> str:
+        """Write the model to a new folder as plain transformers loads it, an adapter merged into its base; returns the path.
+
+        ``adapter_only`` writes the adapter alone, for peft.
+        """
+        target = Path(path).expanduser()
+        if adapter_only and not self.adapted:
+            raise ArgumentError("this model has no adapter", "export it without adapter_only: it was trained whole")
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise ArgumentError(f"{target} is there already", "give a new folder")
+        if self.adapted and not adapter_only:
+            self._merge(target)
+        else:
+            with disk_errors(target):
+                shutil.copytree(self.paths.model, target, dirs_exist_ok=True)
+        return str(target)
+
+    def _merge(self, target: Path) -> None:
+        command = [sys.executable, "-P", "-m", "nbdream.workers.merge", str(self.paths.folder), str(target.resolve())]
+        done = subprocess.run(command, env=runs.worker_environment(), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "the process ended without a word")
+            raise TrainingError(f"merging the adapter failed: {last}", hint_for(done.stderr))
+
+    def publish_to_hf_hub(
+        self,
+        repo_id: str,
+        branch: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        adapter_only: bool = False,
+        is_synthetic: bool = True,
+        yes: bool = False,
+    ) -> str:
+        """Publish the model with its card: to the Hub, or to a folder (``./x``, ``~/x``, ``/x``). Returns the URL or path."""
+        url: str = self.step.runner.publish(
+            self, repo_id, branch=branch, private=private, token=token, adapter_only=adapter_only, is_synthetic=is_synthetic, yes=yes
+        )
+        return url
+
+    def __repr__(self) -> str:
+        return f"TrainedModel({self.name!r})"

@@ -1,0 +1,152 @@
+"""What is seen while work runs: a line that changes, and for a training run a curve. Nothing of it stays in the notebook."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from nbdream.widgets.curve import History, curve_svg, curve_widget
+from nbdream.widgets.status import live_line
+from nbdream.widgets.table import lines_html
+
+QUIET = 0.3
+"""Seconds of work below which nothing is shown."""
+PERIOD = 0.25
+"""Seconds between two updates of what is shown."""
+
+
+class Screen(Protocol):
+    """Where a changing picture is shown."""
+
+    def show(self, bundle: Mapping[str, Any]) -> None:
+        """Show ``bundle`` (MIME type → content) in place of what was shown before."""
+
+    def clear(self) -> None:
+        """Leave nothing behind."""
+
+
+class NotebookScreen:
+    """An output of the running cell that is updated in place."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, bundle: Mapping[str, Any]) -> None:
+        """Display ``bundle``, or update what is displayed."""
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(dict(bundle), raw=True, display_id=True)
+        else:
+            self._handle.update(dict(bundle), raw=True)
+
+    def clear(self) -> None:
+        """Empty the cell's output as soon as something new comes."""
+        from IPython.display import clear_output
+
+        if self._handle is not None:
+            clear_output(wait=True)
+            self._handle = None
+
+
+class TerminalScreen:
+    """One line of a terminal, written over and over; silent when the output goes to a file."""
+
+    def __init__(self) -> None:
+        self._width = 0
+
+    def show(self, bundle: Mapping[str, Any]) -> None:
+        """Write the bundle's text over the line before."""
+        if not sys.stderr.isatty():
+            return
+        line = str(bundle.get("text/plain", "")).splitlines()[-1:] or [""]
+        sys.stderr.write("\r" + line[0].ljust(self._width))
+        sys.stderr.flush()
+        self._width = len(line[0])
+
+    def clear(self) -> None:
+        """Blank the line."""
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0
+
+
+class Progress:
+    """Takes the session's events from any thread; draws when the cell's own thread ticks."""
+
+    def __init__(self, screen: Screen, on_stop: Callable[[], None], log_tail: Callable[[str], list[str]] = lambda recipe: []) -> None:
+        self._screen = screen
+        self._on_stop = on_stop
+        self._log_tail = log_tail
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._drawn = 0.0
+        self._event: dict[str, Any] = {}
+        self._waits = False
+        self._history: History | None = None
+        self._recipe = ""
+        self._title = ""
+        self._fresh = False
+        self._widget: Any = None
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Take in an event of the session."""
+        kind = event.get("type")
+        with self._lock:
+            if kind == "run.event":
+                self._take_run(event)
+            elif kind == "step.waiting":
+                self._waits = True
+            elif kind == "step.progress":
+                self._event = dict(event)
+                self._waits = False
+
+    def _take_run(self, event: Mapping[str, Any]) -> None:
+        self._history = self._history or History()
+        self._title = str(event.get("name") or "")
+        self._recipe = str(event.get("recipe") or "")
+        self._history.add(event.get("event") or {})
+        self._fresh = True
+
+    def tick(self) -> None:
+        """Draw, when it is time."""
+        now = time.monotonic()
+        if now - self._began < QUIET or now - self._drawn < PERIOD:
+            return
+        self._drawn = now
+        with self._lock:
+            if self._history is not None:
+                self._draw_run(self._history)
+            else:
+                self._draw_line(now - self._began)
+
+    def _draw_line(self, elapsed: float) -> None:
+        line = "another kernel is making this; waiting for it" if self._waits else live_line(self._event, elapsed)
+        self._screen.show({"text/plain": line, "text/html": lines_html([line])})
+
+    def _draw_run(self, history: History) -> None:
+        if not self._fresh:
+            return
+        self._fresh = False
+        bundle = {"text/plain": history.line(), "image/svg+xml": curve_svg(history.series(), self._title)}
+        if self._widget is None and isinstance(self._screen, NotebookScreen):
+            self._widget = curve_widget(self._title, self._on_stop) or False
+            if self._widget:
+                self._screen.show({**self._widget._repr_mimebundle_()[0], **bundle})
+        if self._widget:
+            with self._widget.hold_sync():
+                self._widget.series = {name: [list(point) for point in points] for name, points in history.series().items()}
+                self._widget.line = history.line()
+                self._widget.tail = "\n".join(self._log_tail(self._recipe))
+        else:
+            self._screen.show(bundle)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._widget:
+            self._widget.close()
+        self._screen.clear()

@@ -1,0 +1,83 @@
+"""How handles show themselves: MIME bundles of text, HTML and SVG, made of what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nbdream.escape import html
+from nbdream.widgets.curve import History, curve_svg
+from nbdream.widgets.status import saved_line, saved_training_line
+from nbdream.widgets.table import PAGE, lines_html, table_html, table_text
+
+Bundle = dict[str, str]
+
+
+class View:
+    """Something made to be shown: a MIME bundle that IPython displays."""
+
+    def __init__(self, bundle: Mapping[str, str]) -> None:
+        self.bundle = dict(bundle)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
+        return self.bundle
+
+    def __repr__(self) -> str:
+        return self.bundle.get("text/plain", "")
+
+
+def lines_view(lines: Sequence[str]) -> View:
+    """A few lines of text."""
+    return View({"text/plain": "\n".join(lines), "text/html": lines_html(lines)})
+
+
+def text_view(text: str) -> View:
+    """Text whose lines and columns stay as they are."""
+    return View({"text/plain": text, "text/html": f"<pre>{html(text)}</pre>"})
+
+
+def table_view(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], note: str = "") -> View:
+    """A whole small table."""
+    return View({"text/plain": table_text(columns, rows, len(rows), note), "text/html": table_html(columns, rows, len(rows), note)})
+
+
+def step_bundle(handle: Any) -> Bundle:
+    """A result: the first page of its rows and the line that tells of the work."""
+    if getattr(handle, "done", True) is False:
+        return _lines([f"{handle.name} is being made in the background; using it waits for it"])
+    return _page(handle.output, saved_line(handle.node))
+
+
+def rows_bundle(rows: Any) -> Bundle:
+    """Rows, or one column of them."""
+    return _page(rows, "")
+
+
+def _page(rows: Any, note: str) -> Bundle:
+    columns = list(rows.column_names)
+    page = rows.table().slice(0, PAGE).to_pylist()
+    return {"text/plain": table_text(columns, page, rows.num_rows, note), "text/html": table_html(columns, page, rows.num_rows, note)}
+
+
+def model_bundle(model: Any) -> Bundle:
+    """A trained model: the curve of its training."""
+    base = next((str(found.get("name")) for found in model.node.get("models") or ()), "")
+    return training_bundle(str(model.name), base, History.of(model.events), model.node)
+
+
+def trainer_bundle(trainer: Any) -> Bundle:
+    """A trainer: the model that it made, or what it is doing."""
+    if trainer.step is not None and trainer.step.done:
+        return model_bundle(trainer.model)
+    return _lines([f"{trainer.name} is training in the background; {trainer.name}.model waits for it" if trainer.step else repr(trainer)])
+
+
+def training_bundle(name: str, base: str, history: History, node: Mapping[str, Any]) -> Bundle:
+    """A finished training run: its curve as a picture, and what it came to."""
+    line = f"{name} · {saved_training_line(base, node, history.last)}"
+    # SVG alone: a page of HTML around it is sanitized away by GitHub and by a notebook that is not trusted yet.
+    return {"text/plain": line, "image/svg+xml": curve_svg(history.series(), name, line)}
+
+
+def _lines(lines: Sequence[str]) -> Bundle:
+    return lines_view(lines).bundle

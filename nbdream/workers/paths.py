@@ -1,0 +1,86 @@
+"""`RunPaths`: the file names of a training run, given here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FORMAT = 1
+"""The version of what is written into a run's folder."""
+
+
+class RunPaths:
+    """The folder of one run: what the kernel writes, what the worker writes, and what says how it ended.
+
+    spec.json            what to train, on what, how: written by the kernel before it starts the worker
+    input/train.arrow    the rows (Arrow IPC stream); input/validation.arrow where there are any
+    run.lock             held (flock) while any process of the run lives
+    events.jsonl         one JSON line per event, from the first start to the last resume
+    log.txt              what the processes printed, with the rank before each line
+    stop                 its existence asks the run to save a checkpoint and end
+    checkpoints/         checkpoint-N/, each whole once its whole.json is there
+    model/               the trained model, complete once the folder is there
+    result.json          how the run ended; written last
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def spec(self) -> Path:
+        """What to train, on what, how."""
+        return self.folder / "spec.json"
+
+    @property
+    def data(self) -> Path:
+        """The folder of the rows."""
+        return self.folder / "input"
+
+    @property
+    def train_data(self) -> Path:
+        """The rows to learn from."""
+        return self.data / "train.arrow"
+
+    @property
+    def validation_data(self) -> Path:
+        """The rows to measure on."""
+        return self.data / "validation.arrow"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run's processes while one of them lives."""
+        return self.folder / "run.lock"
+
+    @property
+    def events(self) -> Path:
+        """One JSON line per event."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the processes printed."""
+        return self.folder / "log.txt"
+
+    @property
+    def stop(self) -> Path:
+        """The file whose existence asks the run to stop."""
+        return self.folder / "stop"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The trained model."""
+        return self.folder / "model"
+
+    @property
+    def result(self) -> Path:
+        """How the run ended."""
+        return self.folder / "result.json"
+
+    @property
+    def rendezvous(self) -> Path:
+        """The file by which the ranks find each other: a TCP store would listen on every interface."""
+        return self.folder / "rendezvous"

@@ -1,0 +1,116 @@
+"""What every test starts from: a folder and an environment of its own, no key, no network beyond this machine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from nbdream.session import Session
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+CREDENTIALS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
+OURS = ("NBDREAM_", "JPY_", "OPENAI_", "AZURE_", "ANTHROPIC_", "HF_", "HUGGING")
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _isolate(home: Path, hub_port: int) -> None:
+    """Take this process, and those it starts, away from the user's keys, folders and network.
+
+    It happens before any test module is imported, since the clients of the Hub read these values once, at their import.
+    """
+    for name in list(os.environ):
+        if name.upper().endswith(CREDENTIALS) or name.lower() in PROXIES or name.startswith(OURS):
+            del os.environ[name]
+    os.environ |= {
+        "HOME": str(home),
+        "HF_HOME": str(home / "huggingface"),
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub_port}",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter" / "config"),
+        "JUPYTER_DATA_DIR": str(home / "jupyter" / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "jupyter" / "runtime"),
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Python imports the guard at the start of every process that finds it here.
+        "PYTHONPATH": os.pathsep.join([str(TESTS / "guard"), str(ROOT)]),
+    }
+    sys.path.insert(0, str(TESTS / "guard"))
+    sys.modules.pop("sitecustomize", None)
+    importlib.import_module("sitecustomize")
+
+
+HOME = Path(tempfile.mkdtemp(prefix="nbdream-tests-"))
+HUB_PORT = free_port()
+_isolate(HOME, HUB_PORT)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test works in an empty folder, and leaves no session open for the next one."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    context = sys.modules.get("nbdream.context")
+    while context is not None and (runner := context.active()) is not None:
+        runner.stop()
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    """A session that is open in the test's own folder."""
+    from nbdream import Session
+
+    with Session(str(tmp_path / "output")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def openai_server() -> Iterator[Any]:
+    """A server on loopback that speaks OpenAI's chat completions and counts what it is asked."""
+    from tests.servers.openai_server import OpenAIServer
+
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _hub_server() -> Iterator[Any]:
+    from tests.servers.hub_server import HubServer
+
+    with HubServer(port=HUB_PORT) as server:
+        yield server
+
+
+@pytest.fixture
+def hub(_hub_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty Hub on loopback, with a token in the environment that it accepts."""
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    yield _hub_server
+    _hub_server.reset()

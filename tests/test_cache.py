@@ -1,0 +1,261 @@
+"""calls.sqlite: the first reply stays, what is broken is named, and nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nbdream.cache
+from nbdream.cache import CallCache
+from nbdream.errors import BrokenFileError, SessionError
+
+REPLY = {"text": "hello", "usage": {"input_tokens": 3}}
+FAILURE = {"error": {"kind": "row", "message": "no"}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "output" / "calls.sqlite"
+
+
+@pytest.fixture
+def cache(path: Path) -> Iterator[CallCache]:
+    with CallCache(path) as opened:
+        yield opened
+
+
+class Canary:
+    """Sings when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("import nbdream.cache; nbdream.cache.SUNG = True",)
+
+
+@pytest.fixture
+def canary() -> Iterator[bytes]:
+    yield pickle.dumps(Canary())
+    assert not hasattr(nbdream.cache, "SUNG")
+
+
+def test_what_is_put_is_there_after_opening_again(path: Path) -> None:
+    with CallCache(path) as cache:
+        assert cache.put([("a", REPLY), ("b", {"text": "é \ud800 \x00"})]) == {}
+    with CallCache.open(path) as cache:
+        assert cache.lookup(["a", "b", "c"]) == {"a": REPLY, "b": {"text": "é \ud800 \x00"}}
+        assert len(cache) == 2
+        assert list(cache) == ["a", "b"]
+
+
+def test_look_ups_of_more_than_one_batch(cache: CallCache) -> None:
+    cache.put([(f"k{number:05}", {"text": str(number)}) for number in range(2500)])
+    found = cache.lookup([f"k{number:05}" for number in range(0, 5000, 2)])
+    assert found == {f"k{number:05}": {"text": str(number)} for number in range(0, 2500, 2)}
+    assert [key for key, _ in cache.items()] == [f"k{number:05}" for number in range(2500)]
+    assert cache.lookup([]) == {}
+    assert cache.put([]) == {}
+
+
+def test_the_first_reply_stays_and_the_loser_is_told(cache: CallCache) -> None:
+    cache.put([("a", {"text": "first"})])
+    assert cache.put([("a", {"text": "second"}), ("b", {"text": "new"})]) == {"a": {"text": "first"}}
+    assert cache.put([("a", FAILURE)]) == {"a": {"text": "first"}}
+    assert cache.lookup(["a", "b"]) == {"a": {"text": "first"}, "b": {"text": "new"}}
+
+
+def test_a_failure_gives_way_to_a_reply_and_to_nothing_else(cache: CallCache) -> None:
+    cache.put([("a", FAILURE)])
+    assert cache.put([("a", {"error": {"message": "other"}})]) == {"a": FAILURE}
+    assert cache.put([("a", REPLY)]) == {}
+    assert cache.lookup(["a"]) == {"a": REPLY}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([REPLY, FAILURE, {"text": "x"}])), max_size=12), st.integers(1, 5))
+def test_any_order_of_writes_keeps_the_first_reply(writes: list[tuple[str, dict]], size: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder, CallCache(Path(folder) / "calls.sqlite") as cache:
+        for start in range(0, len(writes), size):
+            cache.put(list(dict(reversed(writes[start : start + size])).items()))
+        for key in {key for key, _ in writes}:
+            values = [value for start in range(0, len(writes), size) for k, value in dict(reversed(writes[start : start + size])).items() if k == key]
+            expected = next((value for value in values if "error" not in value), values[0])
+            assert cache.lookup([key]) == {key: expected}
+
+
+def test_it_is_a_sqlitedict_in_wal_mode(cache: CallCache, path: Path) -> None:
+    from sqlitedict import SqliteDict
+
+    import json
+
+    cache.put([("a", REPLY)])
+    with SqliteDict(str(path), tablename="calls", journal_mode="WAL", encode=json.dumps, decode=json.loads) as plain:
+        assert dict(plain) == {"a": REPLY}
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert cache._writer.ask("PRAGMA synchronous") == (1,)
+
+
+@pytest.mark.parametrize("content", [b"garbage " * 500, b"SQLite format 3\0" + b"\xff" * 5000, b"x"])
+def test_something_else_in_its_place_is_named(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        CallCache(path)
+    assert path.read_bytes() == content
+
+
+def test_a_pickle_in_its_place_is_named(path: Path, canary: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(canary)
+    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        CallCache(path)
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_pickle_beside_it_does_no_harm(path: Path, canary: bytes, suffix: str) -> None:
+    with CallCache(path) as cache:
+        cache.put([("a", REPLY)])
+    Path(f"{path}{suffix}").write_bytes(canary * 100)
+    with CallCache(path) as cache:
+        assert cache.lookup(["a"]) == {"a": REPLY}
+
+
+def test_a_pickle_among_its_values_is_named(cache: CallCache, path: Path, canary: bytes) -> None:
+    cache.put([("good", REPLY)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO calls VALUES ('bad', ?)", (canary,))
+    assert cache.lookup(["good"]) == {"good": REPLY}
+    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        cache.lookup(["bad", "good"])
+    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        list(cache)
+    assert cache.lookup(["good"]) == {"good": REPLY}
+
+
+@pytest.mark.parametrize("value", ["[1]", "3", '"text"', "null", "{", "{}", ""])
+def test_a_value_that_is_no_object_is_named(cache: CallCache, path: Path, value: str) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO calls VALUES ('bad', ?)", (value,))
+    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        cache.lookup(["bad"])
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE other (a)",
+        "CREATE VIEW calls AS SELECT 'k' AS key, 'v' AS value",
+        "CREATE TABLE calls (key TEXT, value TEXT, third TEXT)",
+    ],
+)
+def test_another_database_is_named(path: Path, sql: str) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.execute(sql)
+    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        CallCache(path)
+
+
+def test_a_damaged_page_is_an_error_and_not_a_hang(path: Path) -> None:
+    with CallCache(path) as cache:
+        cache.put([(f"k{number}", {"text": "x" * 500}) for number in range(2000)])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 : 2 * len(data) // 3] = b"\xa5" * (2 * len(data) // 3 - len(data) // 3)
+    path.write_bytes(data)
+    with CallCache(path) as cache, pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        list(cache)
+
+
+def test_a_full_disk_is_an_error_and_what_was_there_stays(cache: CallCache, capfd: pytest.CaptureFixture[str]) -> None:
+    cache.put([("a", REPLY)])
+    pages = cache._writer.ask("PRAGMA page_count")[0]
+    cache._writer.ask(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(SessionError, match="is full"):
+        cache.put([(f"k{number}", {"text": "x" * 1000}) for number in range(100)])
+    assert list(cache) == ["a"]
+    cache._writer.ask("PRAGMA max_page_count = 100000")
+    cache.put([("b", REPLY)])
+    assert list(cache) == ["a", "b"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_read_only_file_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CallCache(path).close()
+    connect = sqlite3.connect
+    # Whoever runs the tests as root may write anywhere: so the file is opened read-only.
+    monkeypatch.setattr(sqlite3, "connect", lambda name, **options: connect(f"file:{name}?mode=ro", uri=True, **options))
+    with CallCache(path) as cache:
+        assert cache.lookup(["a"]) == {}
+        with pytest.raises(SessionError, match="cannot be written"):
+            cache.put([("a", REPLY)])
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "calls.sqlite").mkdir()
+    with pytest.raises(SessionError):
+        CallCache(tmp_path / "calls.sqlite")
+
+
+def test_locked_means_try_again(cache: CallCache, path: Path) -> None:
+    cache._writer.ask("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    tried = threading.Event()
+    exchange = cache._writer.write
+
+    def write(sql: str, values: list[object]) -> int:
+        try:
+            return exchange(sql, values)
+        except sqlite3.OperationalError:
+            tried.set()
+            raise
+
+    cache._writer.write = write  # type: ignore[method-assign]
+    writing = threading.Thread(target=cache.put, args=([("a", REPLY)],))
+    writing.start()
+    assert tried.wait(10)
+    assert cache.lookup(["a"]) == {}  # a look-up does not wait for it
+    other.execute("ROLLBACK")
+    other.close()
+    writing.join(10)
+    assert cache.lookup(["a"]) == {"a": REPLY}
+
+
+def test_a_file_that_stays_locked_is_an_error(cache: CallCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nbdream.cache, "PATIENCE", 0.05)
+    cache._writer.ask("PRAGMA busy_timeout = 10")
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SessionError, match="another program"):
+            cache.put([("a", REPLY)])
+        other.execute("ROLLBACK")
+    cache.put([("a", REPLY)])
+    assert list(cache) == ["a"]
+
+
+def test_two_caches_and_many_threads_lose_nothing(path: Path) -> None:
+    with CallCache(path) as one, CallCache(path) as two:
+        threads = [
+            threading.Thread(target=lambda cache=cache, name=name: [cache.put([(f"{name}{n}", {"text": str(n)})]) for n in range(50)])
+            for name, cache in {"a": one, "b": one, "c": two, "d": two}.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(one) == len(two) == 200
+
+
+def test_a_closed_cache_says_so(path: Path) -> None:
+    cache = CallCache(path)
+    cache.close()
+    cache.close()
+    with pytest.raises(SessionError, match="closed"):
+        cache.lookup(["a"])

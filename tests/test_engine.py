@@ -1,0 +1,751 @@
+"""The engine: every reply paid for once, in row order, and on disk before it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nbdream import secrets
+from nbdream.cache import CallCache
+from nbdream.engine import Engine, Patience, Progress, call_key
+from nbdream.engine.keys import Draws
+from nbdream.engine.retry import TOO_MANY
+from nbdream.errors import ArgumentError, BrokenFileError, ModelError, SessionError, Stopped
+from nbdream.llms import EchoLLM, OpenAI
+from nbdream.llms.base import LLM, Reply, Request, failure
+from tests.servers.openai_server import OpenAIServer
+
+QUICK = Patience(first=0.01, most=0.02, strange_seconds=1.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[[], Engine]]:
+    """Starts engines on the same folder, as kernels do one after the other."""
+    engines = []
+
+    def make() -> Engine:
+        engines.append(Engine(CallCache(folder / "calls.sqlite"), patience=QUICK))
+        engines[-1].start()
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.stop()
+
+
+@pytest.fixture
+def engine(start: Callable[[], Engine]) -> Engine:
+    return start()
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as serving:
+        yield serving
+
+
+def model(server: OpenAIServer, **options: Any) -> OpenAI:
+    return OpenAI("gpt-test", base_url=server.base_url, **options)
+
+
+def texts(engine: Engine, llm: LLM, prompts: Any, *, seed: int | None = None, params: dict[str, Any] | None = None, **options: Any) -> list[Any]:
+    rows = list(engine.stream(llm, llm.requests(prompts, seed=seed, **(params or {})), **options))
+    return [[reply.text for reply in replies] if len(replies) > 1 else replies[0].text for replies in rows]
+
+
+class Scripted(LLM):
+    """Answers with what ``answer(request, number)`` gives, and counts."""
+
+    identity: ClassVar[dict[str, Any]] = {"provider": "scripted"}  # type: ignore[misc]
+
+    def __init__(self, answer: Callable[[Request, int], Reply], **options: Any) -> None:
+        super().__init__("scripted", identity={"provider": "scripted"}, **options)
+        self.answer = answer
+        self.asked: list[Request] = []
+
+    async def complete(self, request: Request) -> Reply:
+        self.asked.append(request)
+        return self.answer(request, len(self.asked))
+
+
+class Batched(LLM):
+    """Answers in batches, and notes them."""
+
+    batch_size = 4
+
+    def __init__(self) -> None:
+        super().__init__("batched", identity="batched")
+        self.batches: list[list[str]] = []
+        self.running = 0
+
+    async def complete_batch(self, requests: list[Request]) -> list[Reply]:
+        assert self.running == 0
+        self.running += 1
+        await asyncio.sleep(0)
+        self.batches.append([request.prompt for request in requests])
+        self.running -= 1
+        return [Reply(request.prompt.upper()) for request in requests]
+
+
+# --- the key ------------------------------------------------------------------------------------------------------------
+
+IDENTITY = {"provider": "openai", "base_url": "https://api.openai.com/v1", "model": "gpt-test"}
+ASK = Request(({"role": "user", "content": "hi"},), {"temperature": 0.7, "stop": ["a"]})
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e6, 1e6) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_the_key_of_a_request_never_changes() -> None:
+    text = (
+        '{"messages":[{"content":"hi","role":"user"}],'
+        '"model":{"base_url":"https://api.openai.com/v1","model":"gpt-test","provider":"openai"},'
+        '"params":{"stop":["a"],"temperature":0.7},"seed":null}'
+    )
+    assert call_key(IDENTITY, ASK) == hashlib.sha256(text.encode()).hexdigest() + ":0"
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), json_values, max_size=5), st.randoms())
+def test_order_and_ways_of_writing_do_not_count(params: dict[str, Any], random: Any) -> None:
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, dict):
+            items = list(value.items())
+            random.shuffle(items)
+            return {key: shuffled(part) for key, part in items}
+        if isinstance(value, list):
+            return tuple(shuffled(part) for part in value)
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    other = {**shuffled(params), "never given": None}
+    assert call_key(IDENTITY, dataclasses.replace(ASK, params=params)) == call_key(IDENTITY, dataclasses.replace(ASK, params=other))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": ({"role": "user", "content": "hi "},)},
+        {"messages": ({"role": "system", "content": "hi"},)},
+        {"messages": ({"role": "system", "content": ""}, {"role": "user", "content": "hi"})},
+        {"params": {"temperature": 0.8, "stop": ["a"]}},
+        {"params": {"temperature": 0.7}},
+        {"params": {"temperature": 0.7, "stop": ["a"], "extra": {"x": True}}},
+        {"seed": 0},
+        {"seed": 1},
+        {"draw": 1},
+    ],
+)
+def test_everything_else_counts(change: dict[str, Any]) -> None:
+    assert call_key(IDENTITY, dataclasses.replace(ASK, **change)) != call_key(IDENTITY, ASK)
+    assert call_key({**IDENTITY, "model": "other"}, ASK) != call_key(IDENTITY, ASK)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 4))
+def test_draws_are_the_running_count_of_identical_requests(prompts: list[str], draws: int) -> None:
+    numbering = Draws(IDENTITY, draws)
+    seen: Counter[str] = Counter()
+    for prompt in prompts:
+        request = Request(({"role": "user", "content": prompt},))
+        first = seen[prompt] * draws
+        keys = [call_key(IDENTITY, dataclasses.replace(request, draw=draw)) for draw in range(first, first + draws)]
+        assert numbering.number(request) == list(zip(keys, range(first, first + draws), strict=True))
+        seen[prompt] += 1
+
+
+@given(st.integers(1, 5), st.integers(1, 5))
+def test_greedy_requests_are_one_request(rows: int, draws: int) -> None:
+    request = Request(({"role": "user", "content": "x"},), {"temperature": 0.0})
+    numbering = Draws(IDENTITY, draws)
+    assert {pair for _ in range(rows) for pair in numbering.number(request)} == {(call_key(IDENTITY, request), 0)}
+
+
+def test_an_attempt_has_keys_of_its_own() -> None:
+    assert Draws(IDENTITY, 1, "2").number(ASK) == [(f"{call_key(IDENTITY, ASK)}:2", 0)]
+
+
+def test_a_further_draw_is_sent_with_another_seed() -> None:
+    seeds = [dataclasses.replace(ASK, seed=7, draw=draw).sampling_seed for draw in range(50)]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 50
+    assert all(seed is not None and 0 <= seed < 2**31 for seed in seeds)
+    assert dataclasses.replace(ASK, draw=3).sampling_seed is None
+
+
+# --- rows and what they cost --------------------------------------------------------------------------------------------
+
+
+def test_rows_come_in_order_and_cost_nothing_again(engine: Engine, server: OpenAIServer, start: Callable[[], Engine]) -> None:
+    prompts = [f"prompt {number}" for number in range(300)]
+    first = texts(engine, model(server), prompts)
+    assert [text.split(": ")[1] for text in first] == prompts
+    assert server.calls == 300
+    assert texts(engine, model(server), prompts) == first
+    engine.stop()
+    assert texts(start(), model(server), prompts) == first
+    assert server.calls == 300
+    texts(start(), model(server), [*prompts, "one more"])
+    assert server.calls == 301
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_finishing_order_gives_row_order(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    prompts = data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=20))
+    draws = data.draw(st.integers(1, 3))
+    delays = data.draw(st.lists(st.integers(0, 3), min_size=len(prompts) * draws, max_size=len(prompts) * draws))
+
+    class Slow(Scripted):
+        async def complete(self, request: Request) -> Reply:
+            await asyncio.sleep(delays[len(self.asked) % len(delays)] / 500)
+            return await super().complete(request)
+
+    llm = Slow(lambda request, _: Reply(f"{request.prompt}{request.draw}"))
+    engine = Engine(CallCache(tmp_path_factory.mktemp("order") / "calls.sqlite"))
+    try:
+        rows = list(engine.stream(llm, llm.requests(prompts), draws=draws))
+        seen: Counter[str] = Counter()
+        for prompt, replies in zip(prompts, rows, strict=True):
+            assert [reply.text for reply in replies] == [f"{prompt}{draw}" for draw in range(seen[prompt], seen[prompt] + draws)]
+            seen[prompt] += draws
+        assert len(llm.asked) == len(prompts) * draws
+        assert list(engine.stream(llm, llm.requests(prompts), draws=draws)) == [
+            [dataclasses.replace(reply, cached=True) for reply in replies] for replies in rows
+        ]
+    finally:
+        engine.stop()
+
+
+def test_draws_of_one_prompt_are_entries_of_their_own(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server, temperature=1)
+    twenty = texts(engine, llm, ["the same"] * 20)
+    assert len(set(twenty)) == server.calls == 20
+    assert texts(engine, llm, ["the same"] * 25)[:20] == twenty
+    assert server.calls == 25
+    # Asked as draws of one row, they are the same entries.
+    assert texts(engine, llm, ["the same"], draws=25)[0][:20] == twenty
+    assert server.calls == 25
+
+
+def test_a_greedy_request_is_asked_once(engine: Engine, server: OpenAIServer) -> None:
+    server.hold()
+    results: list[Any] = []
+    greedy = threading.Thread(target=lambda: results.extend(texts(engine, model(server), ["a"] * 700, params={"temperature": 0}, draws=2)))
+    greedy.start()
+    server.wait_for(1)
+    server.release()
+    greedy.join(20)
+    assert server.calls == 1
+    assert len({text for row in results for text in row}) == 1
+    assert len(results) == 700
+
+
+def test_what_one_stream_has_in_flight_another_awaits(engine: Engine, server: OpenAIServer) -> None:
+    server.hold()
+    results: dict[int, list[Any]] = {}
+    threads = [
+        threading.Thread(target=lambda number=number: results.update({number: texts(engine, model(server), [str(n) for n in range(40)])}))
+        for number in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    server.wait_for(1)
+    server.release()
+    for thread in threads:
+        thread.join(20)
+    assert server.calls == 40
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_stopped_stream_hands_on_what_another_waits_for(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+    texts(engine, llm, ["open the lanes"])
+    server.hold()
+    stop = threading.Event()
+    caught: list[BaseException] = []
+
+    def first() -> None:
+        try:
+            texts(engine, llm, [str(n) for n in range(100)], stop=stop, limit=10)
+        except Stopped as error:
+            caught.append(error)
+
+    stopped = threading.Thread(target=first)
+    stopped.start()
+    server.wait_for(11)
+    results: list[Any] = []
+    going_on = threading.Thread(target=lambda: results.extend(texts(engine, llm, [str(n) for n in range(100)])))
+    going_on.start()
+    stop.set()
+    stopped.join(10)
+    assert caught
+    server.release()
+    going_on.join(20)
+    assert [text.split(": ")[1] for text in results] == [str(n) for n in range(100)]
+    assert server.calls <= 101 + 10  # those in flight may be paid twice, no other
+
+
+def test_seed_and_attempt_ask_anew(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+    texts(engine, llm, ["a"])
+    texts(engine, llm, ["a"], seed=1)
+    texts(engine, llm, ["a"], seed=1)
+    assert server.calls == 2
+    assert server.requests[1]["seed"] == 1
+    texts(engine, llm, ["a"], attempt="2")
+    texts(engine, llm, ["a"], attempt="2")
+    assert server.calls == 3
+
+
+def test_cache_only_asks_nothing(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+    known = texts(engine, llm, ["a"])
+    assert texts(engine, llm, ["a"], cache_only=True) == known
+    with pytest.raises(ModelError, match="not stored"):
+        texts(engine, llm, ["a", "b"], cache_only=True)
+    assert server.calls == 1
+
+
+def test_lanes_are_bounded(engine: Engine, server: OpenAIServer) -> None:
+    server.latency = 0.02
+    texts(engine, model(server), [f"a{n}" for n in range(100)])
+    assert 2 < server.peak <= 32
+    server.peak = 0
+    texts(engine, model(server, max_concurrency=3), [f"b{n}" for n in range(30)])
+    assert server.peak == 3
+    server.peak = 0
+    texts(engine, model(server), [f"c{n}" for n in range(30)], limit=2)
+    assert server.peak == 2
+    server.peak = 0
+    texts(engine, model(server), [f"d{n}" for n in range(200)], limit=60)
+    assert 32 < server.peak <= 60
+
+
+def test_a_local_model_gets_one_batch_at_a_time(engine: Engine) -> None:
+    llm = Batched()
+    assert texts(engine, llm, list("abcdefghij")) == list("ABCDEFGHIJ")
+    assert [len(batch) for batch in llm.batches] == [4, 4, 2]
+    assert texts(engine, llm, list("klmnop"), limit=3) == list("KLMNOP")
+    assert [len(batch) for batch in llm.batches[3:]] == [3, 3]
+
+
+def test_a_slow_source_is_not_waited_for(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+
+    def source() -> Iterator[Request]:
+        for number, request in enumerate(llm.requests([str(n) for n in range(6)])):
+            if number:
+                server.wait_for(number)  # the ones before are on their way while this one is being made
+                time.sleep(0.06)
+            yield request
+
+    assert len(list(engine.stream(llm, source()))) == 6
+
+
+def test_a_long_stream_keeps_a_bounded_window(engine: Engine) -> None:
+    taken = itertools.count()
+    llm = EchoLLM()
+
+    def source() -> Iterator[str]:
+        for number in range(20_000):
+            next(taken)
+            yield str(number)
+
+    stream = engine.stream(llm, llm.requests(source()))
+    for _ in range(10):
+        next(stream)
+    assert next(taken) < 5000
+    stream.close()
+
+
+def test_progress_counts_replies(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+    texts(engine, llm, ["a", "b"])
+    server.fails = lambda body: 400 if body["messages"][-1]["content"] == "bad" else None
+    seen: list[Progress] = []
+    texts(engine, llm, ["a", "b", "c", "bad"], on_progress=seen.append, total=4)
+    last = seen[-1]
+    assert (last.total, last.done, last.cached, last.new, last.failed, last.in_flight) == (4, 4, 2, 1, 1, 0)
+    assert last.input_tokens > 0
+    assert last.output_tokens > 0
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
+
+
+@pytest.mark.parametrize(("options", "said"), [({"draws": 0}, "n is 0"), ({"limit": 0}, "at a time is 0")])
+def test_bad_numbers_are_refused_at_once(engine: Engine, options: dict[str, int], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        engine.stream(EchoLLM(), [], **options)
+
+
+def test_an_error_in_the_source_arrives(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+
+    def source() -> Iterator[Request]:
+        yield from llm.requests(["a"])
+        raise ColumnMissing
+
+    class ColumnMissing(Exception):
+        pass
+
+    with pytest.raises(ColumnMissing):
+        list(engine.stream(llm, source()))
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_asked_once(engine: Engine, server: OpenAIServer) -> None:
+    server.key = "sk-the-right-one"
+    with pytest.raises(ModelError, match="Incorrect API key.*OPENAI_API_KEY") as caught:
+        texts(engine, model(server, api_key="sk-a-wrong-key-of-mine", max_concurrency=200), [str(n) for n in range(1000)])
+    assert server.calls == 1
+    assert "sk-a-wrong-key-of-mine" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_streams_with_a_wrong_key_ask_once(engine: Engine, server: OpenAIServer) -> None:
+    server.key = "sk-the-right-one"
+    server.hold()
+    llm = model(server, api_key="sk-a-wrong-key-of-mine")
+    errors: list[BaseException] = []
+
+    def ask(prompt: str) -> None:
+        try:
+            texts(engine, llm, [prompt])
+        except ModelError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=(prompt,)) for prompt in "ab"]
+    for thread in threads:
+        thread.start()
+    server.wait_for(1)
+    while len(engine._pending) < 2:
+        time.sleep(0.01)
+    server.release()
+    for thread in threads:
+        thread.join(10)
+    assert len(errors) == 2
+    assert server.calls == 1
+
+
+@pytest.mark.parametrize(("fault", "said"), [(403, "may not use"), (404, "does not exist"), ("quota", "no credit left")])
+def test_what_every_request_would_meet_ends_the_run(engine: Engine, server: OpenAIServer, fault: Any, said: str) -> None:
+    server.always = fault
+    with pytest.raises(ModelError, match=said):
+        texts(engine, model(server), [str(n) for n in range(100)])
+    assert server.calls == 1
+
+
+def test_a_key_that_is_withdrawn_ends_the_run_and_loses_nothing(engine: Engine, server: OpenAIServer) -> None:
+    server.fails = lambda body: 401 if server.answered >= 50 else None
+    llm = model(server, max_concurrency=5)
+    with pytest.raises(ModelError, match="Incorrect API key"):
+        texts(engine, llm, [str(n) for n in range(100)])
+    server.fails = lambda body: None
+    before = server.calls
+    texts(engine, llm, [str(n) for n in range(100)])
+    assert server.calls - before == 50
+
+
+def test_an_unreachable_server_is_given_up_soon(engine: Engine) -> None:
+    llm = OpenAI("gpt-test", base_url="http://127.0.0.1:9/v1")
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"cannot be reached \(is a server running at http://127.0.0.1:9/v1\?\)"):
+        texts(engine, llm, [str(n) for n in range(100)])
+    assert time.monotonic() - began < 10
+
+
+def test_an_unknown_host_is_given_up_soon(engine: Engine) -> None:
+    with pytest.raises(ModelError, match="cannot be reached"):
+        texts(engine, OpenAI("gpt-test", base_url="http://no-such-host.invalid/v1"), ["a"])
+
+
+def test_a_missing_key_needs_no_call_and_the_hint_helps(engine: Engine) -> None:
+    with pytest.raises(ModelError, match="OPENAI_API_KEY is not set.*-m demo"):
+        texts(engine, OpenAI("gpt-test"), ["a"])
+
+
+@pytest.mark.parametrize("fault", [408, 409, 429, 500, 503, "reset", "truncated", "html", (400, {"x-should-retry": "true"})])
+def test_what_passes_is_asked_again_and_only_that_row(engine: Engine, server: OpenAIServer, fault: Any) -> None:
+    llm = model(server)
+    texts(engine, llm, ["open the lanes"])
+    server.fail(fault, fault)
+    assert len(texts(engine, llm, [str(n) for n in range(20)])) == 20
+    assert server.calls == 1 + 20 + 2
+
+
+@pytest.mark.parametrize("fault", [400, 422, 413, "content_filter", "refusal", "no_text", (500, {"x-should-retry": "false"})])
+def test_a_refused_row_fails_alone_and_stays_refused(engine: Engine, server: OpenAIServer, fault: Any) -> None:
+    llm = model(server)
+    server.fails = lambda body: fault if body["messages"][-1]["content"] == "bad" else None
+    rows = list(engine.stream(llm, llm.requests(["a", "bad", "b"])))
+    assert [bool(replies[0].error) for replies in rows] == [False, True, False]
+    assert server.calls == 3
+    again = list(engine.stream(llm, llm.requests(["a", "bad", "b"])))
+    assert again[1][0].error == rows[1][0].error
+    assert server.calls == 3
+    server.fails = lambda body: None
+    mended = list(engine.stream(llm, llm.requests(["a", "bad", "b"]), retry_failed=True))
+    assert mended[1][0].error is None
+    assert server.calls == 4
+    assert not list(engine.stream(llm, llm.requests(["bad"])))[0][0].error
+    assert server.calls == 4
+
+
+def test_a_failure_says_what_the_model_said(engine: Engine, server: OpenAIServer) -> None:
+    server.always = "refusal"
+    llm = model(server)
+    [[reply]] = engine.stream(llm, llm.requests(["a"]))
+    assert reply.error == {"kind": "row", "message": "the model refused", "status": None}
+    assert reply.text == "I cannot help with that."
+
+
+def test_what_does_not_pass_fails_unstored(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+    server.fails = lambda body: 500 if body["messages"][-1]["content"] == "bad" else None
+    rows = list(engine.stream(llm, llm.requests(["a", "bad", "b"])))
+    assert rows[1][0].error["kind"] == "transient"
+    assert server.calls == 2 + QUICK.tries
+    server.fails = lambda body: None
+    assert not list(engine.stream(llm, llm.requests(["bad"])))[0][0].error
+
+
+def test_a_server_that_never_answers_well_ends_the_run(engine: Engine, server: OpenAIServer) -> None:
+    server.always = 500
+    with pytest.raises(ModelError, match="fault 500"):
+        texts(engine, model(server), [str(n) for n in range(100)])
+    assert server.calls == 3 * QUICK.tries
+
+
+def test_retry_on_fail_can_be_switched_off(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server, retry_on_fail=False)
+    texts(engine, llm, ["open the lanes"])
+    server.always = 500
+    assert list(engine.stream(llm, llm.requests(["a"])))[0][0].error["status"] == 500
+    assert server.calls == 2
+
+
+def test_retry_after_is_honoured(engine: Engine, server: OpenAIServer) -> None:
+    server.fail((429, {"Retry-After": "0.4"}))
+    began = time.monotonic()
+    texts(engine, model(server), ["a"])
+    assert 0.4 <= time.monotonic() - began < 5
+    assert server.calls == 2
+
+
+def test_twenty_same_refusals_stop_and_the_twenty_first_does_not_matter(engine: Engine, server: OpenAIServer) -> None:
+    server.always = 400
+    with pytest.raises(ModelError, match="first 20 replies.*fault 400"):
+        texts(engine, model(server, max_concurrency=4), [str(n) for n in range(1000)])
+    assert server.calls <= 24
+    server.always = None
+    server.fails = lambda body: 400 if body["messages"][-1]["content"] != "19" else None
+    rows = list(engine.stream(model(server, max_concurrency=1), model(server).requests([f"{n}" for n in range(100, 119)] + ["19", "120"])))
+    assert [bool(replies[0].error) for replies in rows] == [True] * 19 + [False, True]
+
+
+def test_refusals_that_differ_do_not_stop(engine: Engine) -> None:
+    llm = Scripted(lambda request, number: failure("row", f"refused for {'abc'[number % 3]}", 400))
+    assert len(list(engine.stream(llm, llm.requests([str(n) for n in range(40)])))) == 40
+
+
+def test_a_bug_in_a_provider_is_seen_whole(engine: Engine) -> None:
+    def broken(request: Request, number: int) -> Reply:
+        raise ZeroDivisionError
+
+    llm = Scripted(broken)
+    with pytest.raises(ZeroDivisionError):
+        texts(engine, llm, [str(n) for n in range(50)])
+    assert texts(engine, EchoLLM(), ["still works"]) == ["still works"]
+
+
+def test_a_broken_value_names_the_file(engine: Engine, folder: Path) -> None:
+    llm = EchoLLM()
+    request = next(llm.requests(["a"]))
+    engine._cache.put([(call_key(llm.identity, request), {"text": 3})])
+    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
+        texts(engine, llm, ["a"])
+
+
+def test_a_full_disk_ends_the_run_with_one_line(engine: Engine) -> None:
+    pages = engine._cache._writer.ask("PRAGMA page_count")[0]
+    engine._cache._writer.ask(f"PRAGMA max_page_count = {pages + 3}")
+    llm = EchoLLM()
+    with pytest.raises(SessionError, match="is full"):
+        texts(engine, llm, [f"{n} {'x' * 500}" for n in range(500)])
+    kept = len(engine._cache)
+    engine._cache._writer.ask("PRAGMA max_page_count = 1000000")
+    seen: list[Progress] = []
+    texts(engine, llm, [f"{n} {'x' * 500}" for n in range(500)], on_progress=seen.append)
+    assert seen[-1].cached == kept
+
+
+errors = st.fixed_dictionaries(
+    {"kind": st.just("transient"), "message": st.just("m"), "status": st.sampled_from([None, 429, 500])},
+    optional={"retry_after": st.none() | st.floats(0, 2000), "unreachable": st.booleans()},
+)
+
+
+@given(errors, st.booleans(), st.floats(0, 1))
+def test_patience_ends_and_never_asks_too_early(error: dict[str, Any], answered: bool, luck: float) -> None:
+    patience = Patience()
+    elapsed, waits = 0.0, []
+    for tries in range(1, 100):
+        wait = patience.wait(error, tries, elapsed, answered, lambda: luck)
+        if wait is None:
+            break
+        assert wait >= min(patience.first, patience.most) / 2
+        assert wait >= (error.get("retry_after") or 0)
+        if not error.get("retry_after"):
+            assert wait <= patience.most
+        waits.append(wait)
+        elapsed += wait
+    assert len(waits) < patience.limited_tries
+    if not error.get("retry_after"):
+        assert waits == sorted(waits)
+    if error.get("unreachable") and not answered:
+        assert elapsed <= patience.strange_seconds
+    elif (error.get("retry_after") or 0) <= patience.longest:
+        expected = patience.lost_tries if error.get("unreachable") else patience.limited_tries if error["status"] == TOO_MANY else patience.tries
+        assert len(waits) == expected - 1
+
+
+# --- credentials --------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_with_a_credential_is_never_sent(engine: Engine, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "tok-12345678")
+    llm = model(server)
+    with pytest.raises(ArgumentError, match="prompt 1 contains SOME_SERVICE_TOKEN") as caught:
+        texts(engine, llm, ["fine", "my token is tok-12345678."])
+    assert "tok-12345678" not in str(caught.value)
+    assert not any("tok-12345678" in str(prompt) for prompt in server.prompts)
+    with pytest.raises(ArgumentError, match="SOME_SERVICE_TOKEN"):
+        texts(engine, llm, ["fine"], params={"extra": {"user": "tok-12345678"}})
+
+
+def test_a_credential_in_a_reply_is_replaced_before_it_is_stored(engine: Engine, folder: Path) -> None:
+    secrets.remember("sk-echoed-by-the-server")
+    llm = Scripted(lambda request, number: Reply("your key is sk-echoed-by-the-server!"))
+    assert texts(engine, llm, ["a"]) == ["your key is ***!"]
+    bad = Scripted(lambda request, number: failure("row", "refused sk-echoed-by-the-server", 400))
+    assert list(engine.stream(bad, bad.requests(["b"])))[0][0].error["message"] == "refused ***"
+    engine.stop()
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"sk-echoed" in path.read_bytes()]
+
+
+def test_half_a_character_in_a_reply_becomes_one_that_can_be_stored(engine: Engine) -> None:
+    assert texts(engine, Scripted(lambda request, number: Reply("a\ud800b")), ["a"]) == ["a?b"]
+
+
+# --- stopping and dying -------------------------------------------------------------------------------------------------
+
+
+def test_stop_returns_within_a_second_and_keeps_what_has_arrived(engine: Engine, server: OpenAIServer) -> None:
+    server.fails = lambda body: "hang" if server.calls > 60 else None
+    llm = model(server, max_concurrency=10)
+    stop = threading.Event()
+    stream = engine.stream(llm, llm.requests([str(n) for n in range(500)]), stop=stop)
+    taken = [next(stream) for _ in range(60)]
+    stop.set()
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="costs nothing"):
+        next(stream)
+    assert time.monotonic() - began < 1
+    assert len(engine._cache) == len(taken) == 60
+
+
+def test_closing_the_generator_ends_the_work(engine: Engine, server: OpenAIServer) -> None:
+    llm = model(server)
+    texts(engine, llm, ["open the lanes"])
+    server.hold()
+    stream = engine.stream(llm, llm.requests([str(n) for n in range(500)]), limit=8)
+    threading.Thread(target=lambda: (server.wait_for(9), server.release())).start()
+    next(stream)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 1
+    assert engine._pending == {}
+    calls = server.calls
+    assert texts(engine, EchoLLM(), ["still works"]) == ["still works"]
+    assert server.calls == calls
+
+
+def test_stopping_the_engine_ends_a_stream_elsewhere(engine: Engine, server: OpenAIServer) -> None:
+    server.hold()
+    caught: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            texts(engine, model(server), ["a", "b"])
+        except Stopped as error:
+            caught.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    server.wait_for(1)
+    engine.stop()
+    asking.join(10)
+    assert "session was closed" in str(caught[0])
+    with pytest.raises(SessionError, match="closed"):
+        engine.stream(EchoLLM(), [])
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from nbdream.cache import CallCache
+from nbdream.engine import Engine
+from nbdream.llms import OpenAI
+
+llm = OpenAI("gpt-test", base_url=sys.argv[2], max_concurrency=LANES)
+engine = Engine(CallCache(Path(sys.argv[1]) / "calls.sqlite"))
+for number, replies in enumerate(engine.stream(llm, llm.requests(f"prompt {n}" for n in range(ROWS)))):
+    print(number, flush=True)
+engine.stop()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [1, 90, 250])
+def test_killed_at_any_moment_only_those_in_flight_are_paid_twice(folder: Path, server: OpenAIServer, kill_at: int) -> None:
+    rows, lanes = 300, 16
+    server.latency = 0.01
+    program = PROGRAM.replace("ROWS", str(rows)).replace("LANES", str(lanes))
+    command = [sys.executable, "-c", program, str(folder), server.base_url]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    server.wait_for(kill_at, timeout=60)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    while server._in_flight:
+        time.sleep(0.01)
+    before = server.calls
+    assert before < rows
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == [str(n) for n in range(rows)]
+    twice = server.calls - rows
+    assert 0 <= twice <= lanes
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    assert server.calls == rows + twice
