@@ -114,7 +114,7 @@ class CallCache:
 
     def _prepare(self) -> None:
         """Make or check the file with a connection of our own, whose errors arrive where they belong."""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError), self.path.open("rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):  # SQLite takes a file of a few bytes for an empty one
                 raise BrokenFileError(self.path, "it is not a SQLite database", _ASIDE)
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)

@@ -101,7 +101,12 @@ class OutputDataset:
     @property
     def fingerprint(self) -> str:
         """The digest of names and contents of all columns."""
-        return digest_of({name: column.digest() for name, column in self._columns.items()})
+        return digest_of(self.__nbdream_fingerprint__)
+
+    @property
+    def __nbdream_fingerprint__(self) -> dict[str, str]:
+        """What code that reads these rows depends on: their content."""
+        return {name: column.digest() for name, column in self._columns.items()}
 
     def column(self, name: str) -> Column:
         """Where the values of ``name`` come from; `ColumnError` when there is no such column."""
@@ -218,6 +223,8 @@ class OutputDatasetColumn:
     def fingerprint(self) -> str:
         """The content digest of the values in row order."""
         return self.digest()
+
+    __nbdream_fingerprint__ = fingerprint
 
     def table(self) -> pa.Table:
         """The column as an Arrow table."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nbdream import secrets
 from nbdream.errors import BrokenFileError, SessionError
 
 
@@ -37,7 +38,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         fd, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(fd, "wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                file.write(data.encode(errors="surrogatepass") if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -48,8 +49,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write ``value`` as indented JSON, atomically; known credentials are masked."""
+    write_atomic(path, json.dumps(secrets.scrub(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -69,10 +70,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append ``value`` as one JSON line in a single write, so that lines of two writers do not mix."""
+    """Append ``value`` as one JSON line in a single write, so that lines of two writers do not mix; known credentials are masked."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        line = (json.dumps(value, ensure_ascii=False) + "\n").encode()
+        line = (json.dumps(secrets.scrub(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from types import ModuleType
@@ -40,6 +39,8 @@ def is_instance(value: object, module: str, name: str) -> bool:
 
 def version(distribution: str) -> str | None:
     """The installed version of ``distribution``, or None."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -171,11 +171,11 @@ class Session:
         return list(self._running)
 
     def _free_name(self, name: str, key: str) -> str:
-        """``name``, or ``name #2`` … when this execution gave it to another recipe."""
+        """``name``, or ``name #2`` … (``X (map #2)``) when this execution gave it to another recipe."""
         free, number = name, 1
         while self._taken.setdefault(free, key) != key:
             number += 1
-            free = f"{name} #{number}"
+            free = f"{name[:-1]} #{number})" if name.endswith(")") else f"{name} #{number}"
         return free
 
     def _find(self, step: Step) -> tuple[ResultFolder, dict[str, Any] | None]:

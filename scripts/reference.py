@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import re
@@ -38,7 +39,7 @@ A template names columns: `{{ abstract }}`, or `{{ row["My text"] }}` for any na
 
 def cell(text: str) -> str:
     """``text`` inside a Markdown table."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
+    return re.sub(r"\s+", " ", text).replace("``", "`").replace("|", "\\|").strip()
 
 
 def first_line(value: object) -> str:
@@ -76,6 +77,25 @@ def magics() -> Iterator[str]:
         yield f"| `{trait_name}` | `{trait.default_value!r}` | {cell(trait.help)} |"
 
 
+def commands() -> Iterator[str]:
+    """Every command of the command line, with what it takes."""
+    from nbdream import cli
+
+    yield from ("## On the command line", "", "`--json` with any of them: one JSON value on the standard output.", "", "| | |", "|---|---|")
+    (choices,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    for name, parser in choices.choices.items():
+        own = [action for action in parser._actions if action.dest not in ("help", "json")]
+        words = "".join(
+            f" {action.dest.upper()}" if action.nargs is None else f" [{action.dest.upper()}]"
+            for action in own
+            if not action.option_strings
+        )
+        yield f"| `nbdream {name}{words}` | {cell(parser.description or '')} |"
+        for action in own:
+            if action.help:
+                yield f"| `{' '.join(action.option_strings) or action.dest.upper()}` | {cell(action.help)} |"
+
+
 def arguments(value: Any) -> str:
     """What a class or function takes, without annotations."""
     found = inspect.signature(value)
@@ -83,21 +103,73 @@ def arguments(value: Any) -> str:
     return str(found.replace(parameters=plain, return_annotation=inspect.Signature.empty))
 
 
+def is_step(value: Any) -> bool:
+    """Whether ``value`` is a kind of step that is constructed with inputs, args and outputs."""
+    from nbdream.steps import Step
+
+    return isinstance(value, type) and issubclass(value, Step) and value.__init__ is Step.__init__
+
+
+def steps(package: Any) -> Iterator[str]:
+    """The steps of a package with what they declare, and the types of what the operations return."""
+    operations = []
+    yield from ("", "| step | inputs | args | outputs | |", "|---|---|---|---|---|")
+    for name in sorted(package.__all__, key=str.lower):
+        step = getattr(package, name)
+        if not is_step(step) or name == "Step":
+            continue
+        blank = object.__new__(step)
+        blank._declare()
+        args = [
+            name if entry.required else f"{name}={entry.default!r}" for name, entry in blank._args_declared.items() if name != "**kwargs"
+        ]
+        if not args:
+            operations.append(name)
+            continue
+        columns = (blank._inputs_declared, args, blank.outputs_declared)
+        yield f"| `{name}` | {' | '.join(' '.join(f'`{cell(entry)}`' for entry in column) for column in columns)} | {first_line(step)} |"
+    yield from ("", f"What operations return: {' '.join(f'`{name}`' for name in operations)}.")
+
+
+def members(value: type) -> Iterator[str]:
+    """The public methods and properties of a class."""
+    yield from ("", "| | |", "|---|---|")
+    for name in sorted(dir(value)):
+        member = inspect.getattr_static(value, name)
+        if name.startswith("_") or not inspect.getdoc(member) or not isinstance(member, property | staticmethod) and not callable(member):
+            continue
+        shown = name if isinstance(member, property) else f"{name}{arguments(getattr(value, name))}"
+        yield f"| `{cell(shown)}` | {first_line(member)} |"
+
+
 def python() -> Iterator[str]:
-    """Every public name, by package."""
+    """Every public name, by package, and what results can do."""
+    from nbdream.datasets import OutputDataset
+    from nbdream.steps.handle import StepHandle
+
     yield "## Python"
     for name in PACKAGES:
         package = importlib.import_module(name)
         yield from ("", f"### `{name}`", "", "| | |", "|---|---|")
         for public in sorted(package.__all__, key=str.lower):
             value = getattr(package, public)
-            shown = f"{public}{arguments(value)}" if callable(value) else public
-            yield f"| `{cell(shown)}` | {first_line(value) if callable(value) else ''} |"
+            if not is_step(value) or public == "Step":
+                shown = f"{public}{arguments(value)}" if callable(value) else public
+                yield f"| `{cell(shown)}` | {first_line(value) if callable(value) else ''} |"
+        if name == "nbdream.steps":
+            yield from (
+                "",
+                "Steps take a name, and inputs, args and outputs as they declare them; constructing one runs it. `outputs={…}` renames its columns.",
+            )
+            yield from steps(package)
+    for title, value in (("A result", StepHandle), ("Its rows, `.output`", OutputDataset)):
+        yield from ("", f"### {title}")
+        yield from members(value)
 
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *magics(), "", *python(), ""])
+    return "\n".join([HEAD, *magics(), "", *commands(), "", *python(), ""])
 
 
 if __name__ == "__main__":

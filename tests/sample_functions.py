@@ -1,4 +1,4 @@
-# ruff: noqa: C416, E501, UP045
+# ruff: noqa: C416, UP045
 """Functions, classes and values whose fingerprints must be the same on every version of Python; run, it prints them."""
 
 from __future__ import annotations

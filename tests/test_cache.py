@@ -81,18 +81,19 @@ def test_any_order_of_writes_keeps_the_first_reply(writes: list[tuple[str, dict]
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder, CallCache(Path(folder) / "calls.sqlite") as cache:
-        for start in range(0, len(writes), size):
-            cache.put(list(dict(reversed(writes[start : start + size])).items()))
+        batches = [dict(reversed(writes[start : start + size])) for start in range(0, len(writes), size)]
+        for batch in batches:
+            cache.put(list(batch.items()))
         for key in {key for key, _ in writes}:
-            values = [value for start in range(0, len(writes), size) for k, value in dict(reversed(writes[start : start + size])).items() if k == key]
+            values = [batch[key] for batch in batches if key in batch]
             expected = next((value for value in values if "error" not in value), values[0])
             assert cache.lookup([key]) == {key: expected}
 
 
 def test_it_is_a_sqlitedict_in_wal_mode(cache: CallCache, path: Path) -> None:
-    from sqlitedict import SqliteDict
-
     import json
+
+    from sqlitedict import SqliteDict
 
     cache.put([("a", REPLY)])
     with SqliteDict(str(path), tablename="calls", journal_mode="WAL", encode=json.dumps, decode=json.loads) as plain:

@@ -20,7 +20,11 @@ FENCE = re.compile(r"^(?P<mark><!-- run -->\n)?```(?P<language>\w*)\n(?P<code>.*
 
 def fences() -> list[tuple[str, re.Match[str]]]:
     """Every fenced block of the pages, with where it stands."""
-    return [(f"{page.name}:{page.read_text()[: found.start()].count(chr(10)) + 1}", found) for page in PAGES for found in FENCE.finditer(page.read_text())]
+    return [
+        (f"{page.name}:{page.read_text()[: found.start()].count(chr(10)) + 1}", found)
+        for page in PAGES
+        for found in FENCE.finditer(page.read_text())
+    ]
 
 
 def cells() -> list[tuple[str, str]]:
@@ -35,7 +39,9 @@ def cells() -> list[tuple[str, str]]:
 
 RUNNABLE = [(where, found["code"]) for where, found in fences() if found["mark"]]
 CELL_MAGICS = [(where, code) for where, code in cells() if code.startswith("%%")]
-LINE_MAGICS = [(where, line) for where, code in cells() for line in code.splitlines() if line.startswith("%dream ") and not code.startswith("%%")]
+LINE_MAGICS = [
+    (where, line) for where, code in cells() for line in code.splitlines() if line.startswith("%dream ") and not code.startswith("%%")
+]
 
 
 def test_reference_is_current() -> None:
@@ -111,4 +117,6 @@ def test_architecture_page_has_the_layers_of_the_test() -> None:
 
     there = {room_of(path) for path in modules()} - {"__main__"}
     rows = re.findall(r"^\| (\d) \w+ \| (.*) \|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
-    assert {int(layer): set(re.findall(r"`(\w+)`", names)) for layer, names in rows} == {layer: names & there for layer, names in LAYERS.items()}
+    assert {int(layer): set(re.findall(r"`(\w+)`", names)) for layer, names in rows} == {
+        layer: names & there for layer, names in LAYERS.items()
+    }

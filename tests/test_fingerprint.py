@@ -195,7 +195,7 @@ def test_what_counts_as_the_same() -> None:
 
 
 @given(json_values)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_a_form_is_json_that_survives_a_file(value: Any) -> None:
     form = canonical(value)
     text = canonical_json(value)
@@ -207,7 +207,7 @@ def test_a_form_is_json_that_survives_a_file(value: Any) -> None:
 
 
 @given(json_values, json_values)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_different_json_is_different(one: Any, other: Any) -> None:
     same = repr(one) == repr(other) or (canonical_json(one) == canonical_json(other))
     assert same == (repr(_sorted(one)) == repr(_sorted(other)))
@@ -355,7 +355,7 @@ def test_a_column_digest_does_not_know_how_it_was_cut(cuts: list[int], others: l
 
 
 @given(st.lists(json_values, max_size=6), st.lists(json_values, max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_columns_are_the_same_when_their_values_are(one: list[Any], other: list[Any]) -> None:
     assert (_cut(one, []) == _cut(other, [])) == (canonical_json(one) == canonical_json(other))
 
@@ -735,7 +735,7 @@ def test_a_changed_class_or_package_is_told_in_words() -> None:
 
 
 @given(json_values, json_values)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_there_are_words_exactly_when_something_changed(one: Any, other: Any) -> None:
     said = difference(canonical({"args": {"a": one}}), canonical({"args": {"a": other}}))
     assert bool(said) == (digest(one) != digest(other))

@@ -12,7 +12,21 @@ PACKAGE = Path(__file__).parent.parent / "nbdream"
 
 # The layer of each room. A room that is not here fails the test: decide where it belongs.
 LAYERS = {
-    0: {"errors", "files", "fingerprint", "code", "source", "difference", "foreign", "optional", "context", "secrets", "escape", "frontmatter", "templates"},
+    0: {
+        "errors",
+        "files",
+        "fingerprint",
+        "code",
+        "source",
+        "difference",
+        "foreign",
+        "optional",
+        "context",
+        "secrets",
+        "escape",
+        "frontmatter",
+        "templates",
+    },
     1: {"datasets", "objects", "cache", "lineage", "ledger", "cards"},
     2: {"engine", "llms", "embedders", "retrievers", "task_models", "steps", "trainers", "workers"},
     3: {"session", "hub"},

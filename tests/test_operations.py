@@ -206,6 +206,7 @@ def test_batched_map(data: StepHandle) -> None:
 
 def test_map_that_returns_nothing_changes_nothing(data: StepHandle) -> None:
     assert rows_of(data.map(lambda row: None)) == rows_of(data)
+    assert rows_of(data.map(lambda row: {})) == rows_of(data)
     with pytest.raises(StepOutputError, match="row 1: the function returned something"):
         data.map(lambda row: {"x": 1} if row["number"] == 1 else None)
 

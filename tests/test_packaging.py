@@ -70,7 +70,9 @@ def test_the_core_is_light() -> None:
 def test_hints_name_extras_that_are_there() -> None:
     """`pip install 'nbdream[…]'` in an error works, and brings the package that was missing."""
     extras = PYPROJECT["project"]["optional-dependencies"]
-    asked = {pair for path in (ROOT / "nbdream").rglob("*.py") for pair in re.findall(r'require\("(\w+)[\w.]*", "(\w+)"\)', path.read_text())}
+    asked = {
+        pair for path in (ROOT / "nbdream").rglob("*.py") for pair in re.findall(r'require\("(\w+)[\w.]*", "(\w+)"\)', path.read_text())
+    }
     assert asked
     assert {extra for _, extra in asked} - set(extras) == set()
 

@@ -351,3 +351,20 @@ def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir(mode=0o500)
     with pytest.raises(SessionError, match="cannot be written"):
         Session(tmp_path / "s").start()
+
+
+def test_known_credentials_reach_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_KEY", "the-secret-0123456789")
+    with Session(tmp_path / "s") as session:
+        session.new_execution({"id": "1", "notebook": None, "number": 1, "source": "key = 'the-secret-0123456789'"})
+        Numbers("n", args={"n": 1, "note": "the-secret-0123456789"})
+    for path in (tmp_path / "s").rglob("*.json"):
+        assert "the-secret-0123456789" not in path.read_text()
+
+
+def test_a_function_that_reads_rows_counts_their_content(session: Session) -> None:
+    numbers = Numbers("n", args={"n": 3})
+    assert [row["x"] for row in numbers.map(lambda row: {"x": row["number"] + len(numbers)}, name="sum").output] == [3, 4, 5]
+    session.new_execution()
+    numbers = Numbers("n", args={"n": 4})
+    assert [row["x"] for row in numbers.map(lambda row: {"x": row["number"] + len(numbers)}, name="sum").output] == [4, 5, 6, 7]

@@ -82,11 +82,11 @@ def test_the_papers_first_example(session: str, openai_server: Any, hub: Any, tm
     assert answer["rows"]
     assert isinstance(answer["said"], str)
     assert openai_server.calls == 2 * n
-    assert {path for path in hub.files("datasets", "datadreamer-dev/abstracts_and_tweets") if path.endswith(".parquet")} == {
+    assert {path for path in hub.files("dataset", "datadreamer-dev/abstracts_and_tweets") if path.endswith(".parquet")} == {
         "data/train-00000-of-00001.parquet",
         "data/validation-00000-of-00001.parquet",
     }
-    assert {"README.md", "nbdream.json", "adapter_model.safetensors"} <= set(hub.files("models", "datadreamer-dev/abstracts_to_tweet_model"))
+    assert {"README.md", "nbdream.json", "adapter_model.safetensors"} <= set(hub.files("model", "datadreamer-dev/abstracts_to_tweet_model"))
     if session == ":memory:":
         assert not (tmp_path / "output").exists()
         return

@@ -130,9 +130,10 @@ def _client(notebook: Any, source: Path) -> NotebookClient:
 
     class Manager(AsyncKernelManager):
         def __init__(self, **options: Any) -> None:
-            super().__init__(kernel_spec_manager=ThisPython(), **options)
+            # A kernel that is asked to end waits for what runs in the background; killing it would lose that.
+            super().__init__(kernel_spec_manager=ThisPython(), shutdown_wait_time=WEEK, **options)
 
-    client = NotebookClient(
+    return NotebookClient(
         notebook,
         kernel_manager_class=Manager,
         kernel_name="python3",
@@ -142,15 +143,8 @@ def _client(notebook: Any, source: Path) -> NotebookClient:
         record_timing=False,
     )
 
-    async def wait_for_background(notebook: Any) -> None:
-        await client.kc.execute(STOP, silent=True, reply=True)
 
-    client.on_notebook_complete = wait_for_background
-    return client
-
-
-STOP = "import sys; _ = sys.modules.get('nbdream.context'); _ = _ and _.active(); _ and _.stop()"
-"""What the kernel runs last: a session that is stopped waits for what still runs in the background."""
+WEEK = 7 * 24 * 3600.0
 
 
 def _python_path() -> str:

@@ -30,7 +30,7 @@ from nbdream.llms.base import LLM, Reply, Request
 CHUNK = 256
 """Rows that are looked up together."""
 GATHER = 0.05
-"""Seconds after which a chunk goes out as it is: the source may be slow."""
+"""Seconds after which a chunk goes out as it is."""
 WINDOW = 4096
 """Replies that may be outstanding or waiting for their turn; what bounds the memory of a stream."""
 TICK = 0.1
@@ -60,6 +60,8 @@ class _Source:
     draws: Draws
     room: int
     """Rows that may be outstanding."""
+    size: int
+    """Rows in the next chunk: doubled from chunk to chunk, and one again when the source proves slow."""
     taken: int = 0
     exhausted: bool = False
 
@@ -161,7 +163,8 @@ class Engine:
         self.start()
         whole = None if total is None else total * draws
         stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only)
-        source = _Source(iter(requests), Draws(llm.identity, draws, attempt), room=max(1, WINDOW // draws))
+        size = (limit or llm.batch_size) if llm.batched else 1
+        source = _Source(iter(requests), Draws(llm.identity, draws, attempt), room=max(1, WINDOW // draws), size=size)
         return self._consume(stream, source, on_progress, stop)
 
     def _consume(
@@ -191,7 +194,7 @@ class Engine:
         finally:
             self._end(stream, wait=not finished)
             if on_progress is not None:
-                on_progress(stream.progress())
+                on_progress(replace(stream.progress(), in_flight=0))
 
     def _check(self, stream: Stream, stop: threading.Event | None, source: _Source) -> None:
         if stream.error is not None:
@@ -206,7 +209,7 @@ class Engine:
         checked: object = None
         chunk: list[Row] = []
         until = time.monotonic() + GATHER
-        while len(chunk) < CHUNK and len(rows) < source.room:
+        while len(chunk) < source.size and len(rows) < source.room:
             request = next(source.requests, None)
             if request is None:
                 source.exhausted = True
@@ -220,6 +223,7 @@ class Engine:
             rows.append(row)
             if time.monotonic() > until:
                 break
+        source.size = min(CHUNK, source.size * 2) if time.monotonic() <= until else 1
         if chunk:
             self._loop.call_soon_threadsafe(self._submit, stream, chunk)
 
@@ -255,7 +259,7 @@ class Engine:
 
     def _lanes_of(self, llm: LLM) -> Lanes:
         if id(llm) not in self._lanes:
-            self._lanes[id(llm)] = (llm, Lanes(llm, self._settle, self._patience))
+            self._lanes[id(llm)] = (llm, Lanes(llm, self._settle, self._patience, self._secrets.scrub))
         return self._lanes[id(llm)][1]
 
     def _submit(self, stream: Stream, chunk: list[Row]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -28,10 +29,11 @@ class Lanes:
     A lane is free again when its reply is on disk.
     """
 
-    def __init__(self, llm: LLM, settle: Settle, patience: Patience) -> None:
+    def __init__(self, llm: LLM, settle: Settle, patience: Patience, redact: Callable[[str], str]) -> None:
         self._llm = llm
         self._settle = settle
         self._patience = patience
+        self._redact = redact
         self._streams: list[Stream] = []
         self._tasks: dict[asyncio.Task[None], list[Call]] = {}
         self._answered = False
@@ -61,8 +63,10 @@ class Lanes:
             for call in calls:
                 call.sent = True
             stream.in_flight += len(calls)
-            task = asyncio.create_task(self._serve(stream, calls))
+            task = asyncio.create_task(self._serve(calls))
             self._tasks[task] = calls
+            # Not at the end of the coroutine: one that is cancelled before its first step has no end.
+            task.add_done_callback(functools.partial(self._served, stream))
 
     def _most(self) -> int:
         if self._llm.batched or not self._answered:
@@ -79,8 +83,11 @@ class Lanes:
                 return stream
         return None
 
-    async def _serve(self, stream: Stream, calls: list[Call]) -> None:
-        task = asyncio.current_task()
+    def _served(self, stream: Stream, task: asyncio.Task[None]) -> None:
+        stream.in_flight -= len(self._tasks.pop(task))
+        self.pump()
+
+    async def _serve(self, calls: list[Call]) -> None:
         try:
             await self._ask(calls)
         except _EveryoneError as error:
@@ -91,11 +98,6 @@ class Lanes:
             for call in calls:
                 for waiter, _, _ in call.waiters:
                     waiter.fail(error)
-        finally:
-            stream.in_flight -= len(calls)
-            if task is not None:
-                del self._tasks[task]
-            self.pump()
 
     async def _ask(self, calls: list[Call]) -> None:
         began = time.monotonic()
@@ -115,8 +117,9 @@ class Lanes:
                 else:
                     again.append(call)
                     wait = max(wait, seconds)
-            if done:
+            if any(reply.error is None or reply.error["kind"] == "row" for _, reply in done):
                 self._note_answer()
+            if done:
                 await self._settle(done)
             calls = [call for call in again if call.waiters]
             if calls:
@@ -148,7 +151,7 @@ class Lanes:
             return wait
         self._given_up += 1
         if error["kind"] == "all" or error.get("unreachable") or (not self._answered and self._given_up >= GIVEN_UP):
-            raise _EveryoneError(ModelError(f"{self._llm.display_name}: {error['message']}", error.get("hint")))
+            raise _EveryoneError(ModelError(f"{self._llm.display_name}: {self._redact(error['message'])}", error.get("hint")))
         return None
 
     def _note_answer(self) -> None:

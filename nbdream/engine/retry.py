@@ -40,14 +40,12 @@ class Patience:
         """
         backoff = min(self.most, self.first * 2.0 ** min(tries - 1, 30)) * (0.5 + draw() / 2)
         strange = bool(error.get("unreachable")) and not answered
-        if tries >= self._most_tries(error, strange) or (strange and elapsed + backoff > self.strange_seconds):
-            return None
-        asked: float | None = error.get("retry_after")
-        if asked is None:
-            return backoff
+        asked = float(error.get("retry_after") or 0)
         # Never earlier than asked for, and not all lanes in the same instant.
         wait = max(backoff, asked * (1 + draw() / 10))
-        return None if asked > self.longest else wait
+        if tries >= self._most_tries(error, strange) or asked > self.longest or (strange and elapsed + wait > self.strange_seconds):
+            return None
+        return wait
 
     def _most_tries(self, error: Mapping[str, Any], strange: bool) -> int:
         if strange:

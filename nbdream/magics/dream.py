@@ -65,9 +65,7 @@ def _count(few: int, many: int) -> str:
 
 def _open(notebook: Notebook, call: Call) -> View:
     session = notebook.open(call.words[0] if call.words else notebook.config.session)
-    count = len(list(session.names))
-    held = f"{count} result{'' if count == 1 else 's'}" if count else "new"
-    return lines_view([f"session: {shown_path(session.folder)} ({held})"])
+    return lines_view([f"session: {shown_path(session.folder)}"])
 
 
 _ASSIGNED = re.compile(r"(\w+)\s*=\s*(.+)$", re.DOTALL)
@@ -87,6 +85,7 @@ def _model(notebook: Notebook, words: list[str]) -> View | None:
     from nbdream.llms import resolve_llm
 
     model = resolve_llm(given, **options)
+    notebook.hide_credentials()  # an api_key on the line is known now
     notebook.bindings.bind(name, model)
     return None
 

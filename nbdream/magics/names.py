@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import builtins
 import keyword
 from collections.abc import Callable, Iterator, MutableMapping
@@ -116,15 +115,6 @@ def _near(name: str, scope: Scope) -> str:
 
 def _is_known(scope: Scope, name: str) -> bool:
     return name not in scope._variables or is_data(scope._variables[name])
-
-
-def names_in(expression: str) -> set[str]:
-    """The names that an expression loads."""
-    try:
-        tree = ast.parse(expression, mode="eval")
-    except SyntaxError:
-        return set()
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 class Bindings:

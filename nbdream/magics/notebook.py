@@ -39,6 +39,7 @@ class Notebook:
         self._seen: Counter[str] = Counter()
         self._notes: list[str] = []
         self._watched: Any = None
+        self._work: set[_Watched] = set()
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -75,9 +76,15 @@ class Notebook:
                 return active  # type: ignore[no-any-return]
             active.stop()
         session.start()
-        atexit.register(session.stop)
+        atexit.register(self._close, session)
         self._watch(session)
         return session
+
+    def _close(self, session: Session) -> None:
+        """At exit: what a cell was doing ends now, what runs in the background is waited for."""
+        for work in list(self._work):
+            work.stop()
+        session.stop()
 
     def _watch(self, session: Session) -> None:
         if session is not self._watched:
@@ -101,9 +108,17 @@ class Notebook:
         }
         if self.cell["notebook"]:
             self.cell["notebook"] = os.path.basename(self.cell["notebook"])  # nothing of this machine goes into a record
+        self.hide_credentials()
         session: Any = context.active()
         if session is not None:
             session.new_execution(self.cell)
+
+    def hide_credentials(self) -> None:
+        """Take what is known by now to be a credential out of the cell's source, which goes into records."""
+        from nbdream.secrets import redact
+
+        if self.cell is not None:
+            self.cell["source"] = redact(self.cell["source"])
 
     def end_cell(self, _result: Any) -> None:
         """The cell is over."""
@@ -180,18 +195,22 @@ class Notebook:
     async def run_awaited(self, call: Call, plan: Plan) -> Any:
         """Do what a cell says while the notebook's loop stays free."""
         work = _Watched(self, plan)
+        self._work.add(work)
         try:
             handle = await awaiting.awaited(work.call, work.stop, work.progress.tick, call.name)
         finally:
+            self._work.discard(work)
             work.close()
         return self._finish(call, handle)
 
     def run_blocking(self, call: Call, plan: Plan) -> Any:
         """Do what a cell says where nothing can be awaited."""
         work = _Watched(self, plan)
+        self._work.add(work)
         try:
             handle = awaiting.blocking(work.call, work.stop, work.progress.tick, call.name)
         finally:
+            self._work.discard(work)
             work.close()
         return self._finish(call, handle)
 

@@ -306,7 +306,11 @@ class Step(StepHandle):
     @property
     def models(self) -> list[dict[str, Any]]:
         """The cards of the models among the arguments."""
-        return [{**value.card, "identity": value.identity} for value in self.args.values() if hasattr(value, "identity") and hasattr(value, "card")]
+        return [
+            {**value.card, "identity": value.identity}
+            for value in self.args.values()
+            if hasattr(value, "identity") and hasattr(value, "card")
+        ]
 
     def use(self) -> dict[str, Any]:
         """This step's place in the graph: what it is called and where its inputs come from."""
@@ -398,7 +402,7 @@ def assemble(
     made: dict[str, Column] = {shown.get(name, name): column for name, column in own.items()}
     columns: dict[str, Column] = {}
     if carried is not None:
-        rows = (lambda: stored.table.column(ROW)) if ROW in node["columns"] else None
+        rows = (lambda: stored.table.column(ROW)) if ROW in node["columns"] and not node["every_row"] else None
         shown_view = {name: name for name in carried.column_names} if view is None else view
         columns = {name: ViewColumn(carried.column(source), rows) for name, source in shown_view.items()}
     for name, column in made.items():

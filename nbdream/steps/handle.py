@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,20 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
+    from nbdream.steps import exports, operations
     from nbdream.steps.base import Step
+else:
+
+    class _Room:
+        """A module that is imported when it is first used: operations are steps, and steps are handles."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(importlib.import_module(self._name), attribute)
+
+    operations, exports = _Room("nbdream.steps.operations"), _Room("nbdream.steps.exports")
 
 SPLITS = ("train", "validation", "test")
 
@@ -49,6 +63,11 @@ class StepHandle:
     def fingerprint(self) -> str:
         """The recipe of the result."""
         return self.key
+
+    @property
+    def __nbdream_fingerprint__(self) -> dict[str, str]:
+        """What code that reads this handle depends on: the content of its rows."""
+        return self.output.__nbdream_fingerprint__
 
     @property
     def folder(self) -> ResultFolder:
@@ -120,53 +139,53 @@ class StepHandle:
 
     def select(self, indices: Iterable[int], **options: Any) -> Step:
         """Some rows, by their indices."""
-        return _operations().select(self, indices, **options)
+        return operations.select(self, indices, **options)
 
     def select_columns(self, column_names: str | list[str], **options: Any) -> Step:
         """Some columns."""
-        return _operations().select_columns(self, column_names, **options)
+        return operations.select_columns(self, column_names, **options)
 
     def take(self, n: int, **options: Any) -> Step:
         """The first ``n`` rows."""
-        return _operations().take(self, n, **options)
+        return operations.take(self, n, **options)
 
     def skip(self, n: int, **options: Any) -> Step:
         """All rows but the first ``n``."""
-        return _operations().skip(self, n, **options)
+        return operations.skip(self, n, **options)
 
     def shuffle(self, seed: int | None = None, buffer_size: int = 1000, **options: Any) -> Step:
         """The rows in a random order that ``seed`` (default 42) decides."""
-        return _operations().shuffle(self, seed, buffer_size, **options)
+        return operations.shuffle(self, seed, buffer_size, **options)
 
     def sort(
         self, column_names: str | list[str], reverse: bool | list[bool] = False, null_placement: str = "at_end", **options: Any
     ) -> Step:
         """The rows sorted by columns; a stable sort."""
-        return _operations().sort(self, column_names, reverse, null_placement, **options)
+        return operations.sort(self, column_names, reverse, null_placement, **options)
 
     def add_item(self, item: Mapping[str, Any], **options: Any) -> Step:
         """The rows and one more."""
-        return _operations().add_item(self, item, **options)
+        return operations.add_item(self, item, **options)
 
     def map(self, function: Callable[..., Any], **options: Any) -> Step:
         """What ``function`` makes of each row, as Hugging Face ``datasets`` has it."""
-        return _operations().map(self, function, **options)
+        return operations.map(self, function, **options)
 
     def filter(self, function: Callable[..., Any], **options: Any) -> Step:
         """The rows for which ``function`` is true."""
-        return _operations().filter(self, function, **options)
+        return operations.filter(self, function, **options)
 
     def rename_column(self, original_column_name: str, new_column_name: str, **options: Any) -> Step:
         """The rows with one column renamed."""
-        return _operations().rename_column(self, original_column_name, new_column_name, **options)
+        return operations.rename_column(self, original_column_name, new_column_name, **options)
 
     def rename_columns(self, column_mapping: Mapping[str, str], **options: Any) -> Step:
         """The rows with columns renamed."""
-        return _operations().rename_columns(self, column_mapping, **options)
+        return operations.rename_columns(self, column_mapping, **options)
 
     def remove_columns(self, column_names: str | list[str], **options: Any) -> Step:
         """The rows without some columns."""
-        return _operations().remove_columns(self, column_names, **options)
+        return operations.remove_columns(self, column_names, **options)
 
     def splits(
         self,
@@ -177,45 +196,45 @@ class StepHandle:
         **options: Any,
     ) -> dict[str, Step]:
         """The rows in up to three parts, shuffled with seed 42: sizes are shares of 1.0 or numbers of rows."""
-        return _operations().splits(self, train_size, validation_size, test_size, stratify_by_column, **options)
+        return operations.splits(self, train_size, validation_size, test_size, stratify_by_column, **options)
 
     def shard(self, num_shards: int, index: int, contiguous: bool = False, **options: Any) -> Step:
         """One of ``num_shards`` parts."""
-        return _operations().shard(self, num_shards, index, contiguous, **options)
+        return operations.shard(self, num_shards, index, contiguous, **options)
 
     def reverse(self, **options: Any) -> Step:
         """The rows from the last to the first."""
-        return _operations().reverse(self, **options)
+        return operations.reverse(self, **options)
 
     def save(self, **options: Any) -> Step:
         """The rows, with every column stored by the step itself."""
-        return _operations().save(self, **options)
+        return operations.save(self, **options)
 
     def copy(self, **options: Any) -> Step:
         """The same rows as a step of their own."""
-        return _operations().copy(self, **options)
+        return operations.copy(self, **options)
 
     # --- taking it out ----------------------------------------------------------------------------------------------
 
     def export_to_dict(self, **splits: Any) -> dict[str, Any]:
         """The rows as a dict of columns; with sizes, one per split."""
-        return _exports().to_dict(self, **splits)
+        return exports.to_dict(self, **splits)
 
     def export_to_list(self, **splits: Any) -> list[dict[str, Any]] | dict[str, list[dict[str, Any]]]:
         """The rows as a list of dicts; with sizes, one per split."""
-        return _exports().to_list(self, **splits)
+        return exports.to_list(self, **splits)
 
     def export_to_json(self, path: str | Path, **options: Any) -> str | dict[str, str]:
         """Write JSON lines; with sizes, a file per split. Returns where they lie."""
-        return _exports().to_json(self, path, **options)
+        return exports.to_json(self, path, **options)
 
     def export_to_csv(self, path: str | Path, sep: str = ",", **options: Any) -> str | dict[str, str]:
         """Write CSV; with sizes, a file per split. Returns where they lie."""
-        return _exports().to_csv(self, path, sep, **options)
+        return exports.to_csv(self, path, sep, **options)
 
     def export_to_hf_dataset(self, path: str | Path, **splits: Any) -> Any:
         """Write what ``datasets.load_from_disk`` reads, and return it; with sizes, a ``DatasetDict``."""
-        return _exports().to_hf_dataset(self, path, **splits)
+        return exports.to_hf_dataset(self, path, **splits)
 
     def publish_to_hf_hub(
         self,
@@ -245,15 +264,3 @@ class StepHandle:
             self, repo_id, branch=branch, private=private, token=token, is_synthetic=is_synthetic, yes=yes, **sizes
         )
         return url
-
-
-def _operations() -> Any:
-    from nbdream.steps import operations
-
-    return operations
-
-
-def _exports() -> Any:
-    from nbdream.steps import exports
-
-    return exports

@@ -86,7 +86,7 @@ class MapStep(_FunctionStep):
         first = next(results, None)
         if first is None:
             return None
-        if first[2] is None:
+        if _is_nothing(first[2]):
             for start, _, result in results:
                 self._check_nothing(start, result)
             return None
@@ -143,10 +143,14 @@ class MapStep(_FunctionStep):
             raise StepOutputError(said, "return the same keys for every row")
 
     def _check_nothing(self, start: int, result: Any) -> None:
-        if result is not None:
+        if not _is_nothing(result):
             raise StepOutputError(
                 f"row {start}: the function returned something, for the rows before it None", "return a dict for every row"
             )
+
+
+def _is_nothing(result: Any) -> bool:
+    return result is None or (isinstance(result, Mapping) and not result)
 
 
 class FilterStep(_FunctionStep):

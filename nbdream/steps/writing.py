@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from nbdream.errors import StepOutputError, Stopped
-from nbdream.objects import ROW, ResultFolder, TableWriter
+from nbdream.objects import ROW, ResultFolder, TableWriter, column_digest
+from nbdream.steps.kinds import KindWatch
 from nbdream.steps.returns import normalize, total_rows
 from nbdream.steps.rows import Failure, Row, Selection
 
@@ -34,7 +35,9 @@ def write(step: Step, folder: ResultFolder) -> dict[str, Any]:
         good.abort()
         bad.abort()
         raise
-    return {"rows": rows, "columns": columns, "failures": bad.rows, "failed_columns": failed}
+    carried = step.inputs[step.carries].num_rows if step.carries else None
+    every_row = rows == carried and columns.get(ROW, {}).get("digest") == column_digest(pa.array(range(rows), pa.int64()))
+    return {"rows": rows, "columns": columns, "every_row": every_row, "failures": bad.rows, "failed_columns": failed}
 
 
 def _write(step: Step, good: TableWriter, bad: TableWriter) -> int:
@@ -79,6 +82,7 @@ def _first(value: Any) -> tuple[Any, Any]:
 def _write_rows(step: Step, items: Iterable[Row | Failure], good: TableWriter, bad: TableWriter) -> None:
     rows: list[Row] = []
     failures: list[Failure] = []
+    watch = KindWatch()
     for item in items:
         _check_stop(step)
         if isinstance(item, Failure):
@@ -86,17 +90,17 @@ def _write_rows(step: Step, items: Iterable[Row | Failure], good: TableWriter, b
         else:
             rows.append(item)
         if len(rows) >= SIZE:
-            _flush_rows(rows, good)
+            _flush_rows(rows, good, watch)
         if len(failures) >= SIZE:
             _flush_failures(failures, bad)
     _check_stop(step)
-    _flush_rows(rows, good)
+    _flush_rows(rows, good, watch)
     _flush_failures(failures, bad)
     if not good.rows:
         good.write({ROW: pa.nulls(0, pa.int64()), **{name: pa.nulls(0, pa.string()) for name in step.outputs_declared}})
 
 
-def _flush_rows(rows: list[Row], good: TableWriter) -> None:
+def _flush_rows(rows: list[Row], good: TableWriter, watch: KindWatch) -> None:
     if not rows:
         return
     names = list(rows[0].values)
@@ -107,6 +111,7 @@ def _flush_rows(rows: list[Row], good: TableWriter) -> None:
             raise StepOutputError(f"two rows have different columns ({wrong})", "give every row the same columns")
         for name in names:
             columns[name].append(row.values[name])
+    columns = watch.check(columns)
     if rows[0].source is not None:
         columns[ROW] = pa.array([row.source for row in rows], pa.int64())
     good.write(columns)

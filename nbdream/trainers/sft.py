@@ -24,6 +24,7 @@ from nbdream.trainers.completion import Prepared, chat_template, max_length_of, 
 from nbdream.workers import checkpoint
 from nbdream.workers.fsdp import enable_on_cpu, keep_shared_embeddings_together
 from nbdream.workers.live import Live
+from nbdream.workers.loading import check_folder
 from nbdream.workers.loop import IGNORED, Examples, Loop
 from nbdream.workers.rank import Run
 
@@ -38,7 +39,10 @@ def train(run: Run) -> None:
     run.meet()
     transformers.set_seed(run.spec["seed"])
 
-    config = transformers.AutoConfig.from_pretrained(**_source(run))
+    source = _source(run)
+    if run.spec["model"].get("local"):
+        check_folder(Path(source["pretrained_model_name_or_path"]))
+    config = transformers.AutoConfig.from_pretrained(**source)
     seq2seq = bool(config.is_encoder_decoder)
     tokenizer = _tokenizer(run, seq2seq)
     data = _prepare(run, tokenizer, config, seq2seq, run.paths.train_data)

@@ -69,7 +69,9 @@ def trainer_bundle(trainer: Any) -> Bundle:
     """A trainer: the model that it made, or what it is doing."""
     if trainer.step is not None and trainer.step.done:
         return model_bundle(trainer.model)
-    return _lines([f"{trainer.name} is training in the background; {trainer.name}.model waits for it" if trainer.step else repr(trainer)])
+    if trainer.step is None:
+        return _lines([repr(trainer)])
+    return _lines([f"{trainer.name} is training in the background; {trainer.name}.model waits for it"])
 
 
 def training_bundle(name: str, base: str, history: History, node: Mapping[str, Any]) -> Bundle:

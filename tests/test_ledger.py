@@ -1,0 +1,45 @@
+"""Calls and tokens, computed from replies and nodes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbdream import ledger
+from nbdream.llms.base import Reply, failure
+
+PAID = Reply("a", usage={"input_tokens": 10, "output_tokens": 3})
+KNOWN = Reply("a", usage={"input_tokens": 5, "output_tokens": 2}, cached=True)
+REFUSED = failure("row", "no")
+
+
+def test_usage_of_replies() -> None:
+    assert ledger.of_replies([PAID, PAID, KNOWN, REFUSED]) == {
+        "calls": 3, "cached_calls": 1, "failed_calls": 1, "input_tokens": 25, "output_tokens": 8,
+        "cached_input_tokens": 5, "cached_output_tokens": 2, "cost": None,
+    }  # fmt: skip
+
+
+@given(st.lists(st.sampled_from([PAID, KNOWN, REFUSED]), max_size=20), st.integers(0, 20))
+def test_the_whole_is_the_sum_of_its_parts(replies: list[Reply], cut: int) -> None:
+    parts = [ledger.of_replies(replies[:cut]), ledger.of_replies(replies[cut:])]
+    assert ledger.total(parts) == ledger.of_replies(replies)
+    assert ledger.of_nodes([{"usage": part} for part in parts]) == ledger.of_replies(replies)
+
+
+def test_nodes_without_calls_count_as_nothing() -> None:
+    assert ledger.of_nodes([{}, {"usage": None}, {"usage": {"calls": 2}}])["calls"] == 2
+    assert ledger.total([]) == ledger.nothing()
+    assert ledger.nothing()["cost"] is None
+
+
+def test_groups() -> None:
+    nodes = [
+        {"type": "Generate", "usage": {"calls": 1}, "models": [{"name": "gpt"}]},
+        {"type": "Map"},
+        {"type": "Generate", "usage": {"calls": 2}, "models": [{"name": "gpt"}, {"name": "judge"}]},
+    ]
+    grouped = ledger.by(nodes, lambda node: node["type"])
+    assert list(grouped) == ["Generate", "Map"]
+    assert grouped["Generate"]["calls"] == 3
+    assert {name: usage["calls"] for name, usage in ledger.by_model(nodes).items()} == {"gpt": 1, "gpt + judge": 2}

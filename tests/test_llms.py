@@ -1,0 +1,424 @@
+"""Models: what they take, who they are, what goes over the wire, and what comes back."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nbdream import context, llms, secrets
+from nbdream.cache import CallCache
+from nbdream.engine import Engine, Patience, call_key
+from nbdream.errors import ArgumentError, ModelError, SessionError
+from nbdream.fingerprint import digest
+from nbdream.llms import LLM, EchoLLM, OpenAI, resolve_llm
+from nbdream.llms.base import Reply, Request, failure
+from nbdream.llms.openai import from_completion, retry_after, to_body, to_failure
+from tests.servers.openai_server import OpenAIServer
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """The engine of an open session."""
+    running = Engine(CallCache(tmp_path / "calls.sqlite"), patience=Patience(first=0.01))
+    with context.using(SimpleNamespace(engine=running, folder=tmp_path)):  # type: ignore[arg-type]
+        yield running
+    running.stop()
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as serving:
+        yield serving
+
+
+# --- what they take -----------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_given_counts() -> None:
+    llm = OpenAI("gpt-test", base_url="http://127.0.0.1:1/v1")
+    assert llm.settings() == {}
+    assert llm.settings(temperature=None, top_p=None) == {}
+    assert llm.settings(temperature=1.0, stop="END", max_new_tokens=5) == {"temperature": 1, "stop": ["END"], "max_tokens": 5}
+    assert OpenAI("gpt-test", base_url="http://127.0.0.1:1/v1", temperature=0.7).settings(top_p=0.5) == {"temperature": 0.7, "top_p": 0.5}
+
+
+def test_the_length_limit_goes_out_under_the_name_the_server_knows() -> None:
+    assert OpenAI("gpt-test").settings(max_new_tokens=5) == {"max_completion_tokens": 5}
+    assert OpenAI("gpt-test").settings(max_tokens=5) == {"max_completion_tokens": 5}
+    assert OpenAI("d", base_url="https://mine.openai.azure.com").settings(max_new_tokens=5) == {"max_completion_tokens": 5}
+    other = OpenAI("gpt-test", base_url="http://127.0.0.1:1/v1")
+    assert other.settings(max_new_tokens=5) == {"max_tokens": 5}
+    assert other.settings(max_completion_tokens=5) == {"max_completion_tokens": 5}
+
+
+@pytest.mark.parametrize("llm", [OpenAI("gpt-test"), EchoLLM()])
+def test_an_unknown_parameter_is_refused_with_the_nearest(llm: LLM) -> None:
+    with pytest.raises(ArgumentError, match=r"'temprature' .*did you mean 'temperature'"):
+        llm.settings(temprature=1)
+    with pytest.raises(ArgumentError, match="not a finite number"):
+        llm.settings(temperature=float("nan"))
+    with pytest.raises(ArgumentError, match="is a object"):
+        llm.settings(extra={"a": object()})
+
+
+def test_what_a_model_refuses_is_refused_before_the_first_call() -> None:
+    with pytest.raises(ArgumentError, match="repetition_penalty"):
+        OpenAI("gpt-test").settings(repetition_penalty=1.1)
+    assert OpenAI("m", base_url="http://127.0.0.1:1/v1").settings(repetition_penalty=1.1) == {"repetition_penalty": 1.1}
+
+
+def test_an_unknown_argument_of_a_model_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ArgumentError, match="did you mean 'base_url'"):
+        OpenAI("gpt-test", baseurl="http://127.0.0.1:1/v1")
+    with pytest.raises(ArgumentError, match="max_concurrency is 0"):
+        OpenAI("gpt-test", max_concurrency=0)
+    with pytest.raises(ArgumentError, match="not a web address"):
+        OpenAI("gpt-test", base_url="127.0.0.1:8000")
+    with pytest.raises(ArgumentError, match="answers"):
+        EchoLLM(answers="Yes")
+
+
+def test_what_older_programs_give_is_taken_without_effect() -> None:
+    llm = OpenAI("gpt-test", cache_folder_path="x", verbose=True)
+    assert llm.defaults == {}
+    assert llm.settings(log_level=10, adaptive_batch_size=True, batch_scheduler_buffer_size=3) == {}
+
+
+def test_messages() -> None:
+    plain = OpenAI("gpt-test")
+    assert plain.messages("hi") == ({"role": "user", "content": "hi"},)
+    system = OpenAI("gpt-test", system_prompt="Be brief.")
+    assert system.messages("hi")[0] == {"role": "system", "content": "Be brief."}
+    assert system.messages("hi", "Be long.")[0]["content"] == "Be long."
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert plain.messages(chat) == tuple(chat)
+    for wrong in (None, 3, [], ["a"]):
+        with pytest.raises(ArgumentError, match="a prompt is a"):
+            plain.messages(wrong)  # type: ignore[arg-type]
+
+
+# --- who they are -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base_url", "counts"),
+    [
+        (None, "https://api.openai.com/v1"),
+        ("https://api.openai.com:443/v1/", "https://api.openai.com/v1"),
+        ("HTTP://LocalHost:8000/v1/", "http://localhost:8000/v1"),
+        ("http://me:sesame-open@host.example/v1?tenant=1#x", "http://host.example/v1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+    ],
+)
+def test_identity_is_the_address_without_who_asks(base_url: str | None, counts: str) -> None:
+    assert OpenAI("m", base_url=base_url).identity == {"provider": "openai", "base_url": counts, "model": "m"}
+
+
+def test_identity_can_be_given() -> None:
+    one = OpenAI("m", base_url="http://10.0.0.1:8000/v1", identity="our-llama")
+    two = OpenAI("m", base_url="http://10.0.0.2:8000/v1", identity="our-llama")
+    assert one.identity == two.identity == {"provider": "openai", "identity": "our-llama"}
+
+
+def test_keys_and_passwords_become_known_and_are_part_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_given", {})
+    llm = OpenAI("m", api_key="sk-12345678", base_url="http://me:sesame-open@host.example/v1")
+    assert secrets.contains("sk-12345678")
+    assert secrets.contains("sesame-open")
+    for text in (repr(llm), str(llm.identity), str(llm.card), str(llm.__nbdream_fingerprint__)):
+        assert not secrets.contains(text)
+
+
+def test_a_recipe_counts_what_changes_a_call_and_nothing_else() -> None:
+    def counts(**options: Any) -> str:
+        return digest(OpenAI("m", **options))
+
+    same = counts()
+    assert counts(max_concurrency=3) == counts(api_key="sk-12345678") == counts(retry_on_fail=False) == counts(organization="o") == same
+    others = [counts(system_prompt="x"), counts(temperature=1), counts(base_url="http://h/v1"), counts(identity="x"), digest(OpenAI("n"))]
+    assert len({same, *others}) == 6
+
+
+def test_a_model_of_a_cell_counts_by_its_code() -> None:
+    def define(suffix: str) -> LLM:
+        class Shout(LLM):
+            async def complete(self, request: Request) -> Reply:
+                return Reply(request.prompt.upper() + suffix)
+
+        return Shout()
+
+    assert define("!").identity == define("!").identity
+    assert define("!").identity != define("?").identity
+
+
+# --- over the wire ------------------------------------------------------------------------------------------------------
+
+ASK = Request(({"role": "user", "content": "hi"},), {"temperature": 0.5, "extra": {"temperature": 0.9, "top_a": 1}}, seed=3)
+
+
+def test_the_body_holds_what_was_given_and_extra_over_it() -> None:
+    assert to_body("m", ASK) == {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.9, "top_a": 1, "seed": 3}
+    assert to_body("m", Request(ASK.messages)) == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def test_what_is_sent_is_what_was_given(engine: Engine, server: OpenAIServer) -> None:
+    llm = OpenAI("o3-mini", base_url=server.base_url, system_prompt="Be brief.", api_key="sk-12345678", organization="org-1")
+    llm("hi", temperature=0.5, extra={"guided_choice": ["a"]}, max_new_tokens=7)
+    [request] = server.requests
+    http = request.pop("http")
+    assert request == {
+        "model": "o3-mini",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
+        "temperature": 0.5,
+        "max_tokens": 7,
+        "guided_choice": ["a"],
+    }
+    assert http["path"] == "/v1/chat/completions"
+    assert http["headers"]["Authorization"] == "Bearer sk-12345678"
+    assert http["headers"]["OpenAI-Organization"] == "org-1"
+
+
+def test_a_server_of_ones_own_needs_no_key(engine: Engine, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OpenAI("m", base_url=server.base_url)("hi").startswith("reply 1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-environment")
+    OpenAI("m2", base_url=server.base_url)("hi")
+    assert [request["http"]["headers"]["Authorization"] for request in server.requests] == ["Bearer none", "Bearer sk-from-environment"]
+
+
+def test_azure(engine: Engine, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = server.base_url.removesuffix("/v1")
+    llm = OpenAI("my-deployment", base_url=endpoint, api_version="2024-10-21", api_key="azure-12345678")
+    llm("hi", max_new_tokens=3)
+    [request] = server.requests
+    assert request["http"]["path"] == "/openai/deployments/my-deployment/chat/completions"
+    assert request["http"]["query"] == {"api-version": "2024-10-21"}
+    assert request["http"]["headers"]["api-key"] == "azure-12345678"
+    assert request["max_completion_tokens"] == 3
+    assert OpenAI("d", base_url="https://mine.openai.azure.com").azure
+    assert not OpenAI("d", base_url="https://mine.openai.azure.com/openai/v1/").azure
+    with pytest.raises(ModelError, match="API version"):
+        OpenAI("d", base_url="https://mine.openai.azure.com", api_key="azure-12345678")("hi")
+
+
+def completion(content: Any = "yes", finish: str = "stop", **message: Any) -> dict[str, Any]:
+    choice = {"finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
+    return {"model": "m-1", "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
+
+
+def test_replies() -> None:
+    assert from_completion(completion()) == Reply("yes", usage={"input_tokens": 3, "output_tokens": 1}, model="m-1", finish_reason="stop")
+    assert from_completion(completion("cut", "length")).error is None
+    assert from_completion(completion("")).text == ""
+    assert from_completion({**completion(), "usage": None}).usage is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "why"),
+    [
+        (completion("half", "content_filter"), "half", "content filter"),
+        (completion(None, refusal="I won't."), "I won't.", "refused"),
+        (completion(None, "tool_calls"), None, "no text"),
+        (completion([{"type": "text"}]), None, "no text"),
+    ],
+)
+def test_replies_that_are_failures_of_their_row(answer: dict[str, Any], said: str | None, why: str) -> None:
+    reply = from_completion(answer)
+    assert reply.error is not None
+    assert reply.error["kind"] == "row"
+    assert why in reply.error["message"]
+    assert reply.text == said
+
+
+@pytest.mark.parametrize("answer", [None, "<html>", {}, {"choices": []}, {"choices": [{}]}, {"choices": None}, [1], {"error": {"message": "x"}}])
+def test_answers_that_are_none(answer: Any) -> None:
+    assert from_completion(answer).error == {"kind": "transient", "message": "the server's answer is no chat completion", "status": None}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "kind"),
+    [
+        (400, {}, {}, "row"),
+        (413, {}, {}, "row"),
+        (422, {}, {}, "row"),
+        (401, {}, {}, "all"),
+        (402, {}, {}, "all"),
+        (403, {}, {}, "all"),
+        (404, {}, {}, "all"),
+        (408, {}, {}, "transient"),
+        (429, {}, {}, "transient"),
+        (429, {}, {"code": "insufficient_quota"}, "all"),
+        (500, {}, {}, "transient"),
+        (503, {"retry-after": "3"}, {}, "transient"),
+        (500, {"x-should-retry": "false"}, {}, "row"),
+        (400, {"x-should-retry": "true"}, {}, "transient"),
+    ],
+)
+def test_errors_are_sorted(status: int, headers: dict[str, str], body: dict[str, str], kind: str) -> None:
+    error = SimpleNamespace(
+        response=SimpleNamespace(status_code=status, headers=headers), body={"message": "a\n<b>message</b>", **body}, message="", code=body.get("code")
+    )
+    reply = to_failure(error)
+    assert reply.error is not None
+    assert reply.error["kind"] == kind
+    assert reply.error["message"] == f"a message (HTTP {status})"
+    assert reply.error.get("retry_after") == (3 if headers.get("retry-after") else None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({}, None), ({"retry-after": "7"}, 7), ({"retry-after": "-1"}, 0), ({"retry-after-ms": "250"}, 0.25), ({"retry-after": "soon"}, None)],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    wait = retry_after({"retry-after": email.utils.formatdate(time.time() + 30, usegmt=True)})
+    assert wait is not None
+    assert 25 < wait <= 30
+
+
+# --- what a person calls ------------------------------------------------------------------------------------------------
+
+
+def test_calls_need_a_session() -> None:
+    with pytest.raises(SessionError, match="no session is open"):
+        EchoLLM()("hi")
+
+
+def test_calling_a_model(engine: Engine) -> None:
+    echo = EchoLLM()
+    assert echo("hi") == "hi"
+    assert echo.generate(["a", "b"]) == ["a", "b"]
+    assert echo.run(["a", "b"], n=2) == [["a", "a (draw 2)"], ["b", "b (draw 2)"]]
+    generator = echo.run((prompt for prompt in "ab"), return_generator=True, total_num_prompts=2, progress_interval=60)
+    assert next(generator) == "a"
+    assert list(generator) == ["b"]
+    assert echo.run(["one two three"], max_new_tokens=2, repetition_penalty=1.2) == ["one two"]
+    assert echo("hi", seed=3) == "hi (seed 3)"
+    assert echo("hi", system="x") == "hi"
+
+
+def test_run_can_ask_again_and_can_ask_nothing(engine: Engine, server: OpenAIServer) -> None:
+    llm = OpenAI("m", base_url=server.base_url)
+    first = llm("hi")
+    assert llm("hi") == first
+    assert llm.run(["hi"], force=True) != [first]
+    assert llm.run(["hi"], cache_only=True) == [first]
+    assert server.calls == 2
+
+
+def test_a_failed_prompt_is_one_line_and_the_others_are_kept(engine: Engine, server: OpenAIServer) -> None:
+    server.fails = lambda body: "content_filter" if "bad" in body["messages"][-1]["content"] else None
+    llm = OpenAI("m", base_url=server.base_url)
+    with pytest.raises(ModelError, match="prompt 1 failed: the provider's content filter"):
+        llm.generate(["a", "bad", "b"])
+    with pytest.raises(ModelError, match="2 of 3 prompts failed; the first, number 1"):
+        llm.generate(["a", "bad", "bad 2"])
+    assert server.calls == 4
+
+
+def test_a_model_of_a_cell(engine: Engine) -> None:
+    class Shout(LLM):
+        async def complete(self, request: Request) -> Reply:
+            return Reply(request.prompt.upper())
+
+    class ShoutTogether(LLM):
+        async def complete_batch(self, requests: list[Request]) -> list[Reply]:
+            return [Reply(request.prompt.upper()) for request in requests]
+
+    class Nothing(LLM):
+        pass
+
+    assert Shout().generate(["a", "b"]) == ShoutTogether().generate(["a", "b"]) == ["A", "B"]
+    assert Shout().display_name == "Shout"
+    with pytest.raises(NotImplementedError, match="neither complete nor complete_batch"):
+        Nothing()("a")
+
+
+def test_echo_with_answers_is_a_pure_function() -> None:
+    one, two = EchoLLM(answers=["Yes", "No"]), EchoLLM(answers=["Yes", "No", "Maybe"])
+    assert one.identity != two.identity != EchoLLM().identity
+    said = {one._text(Request(({"role": "user", "content": str(n)},))) for n in range(50)}
+    assert said == {"Yes", "No"}
+
+
+def test_counting_tokens_is_a_guess() -> None:
+    assert EchoLLM().count_tokens("") == 0
+    assert EchoLLM().count_tokens("four bytes each?") == 4
+
+
+def test_the_card_claims_nothing() -> None:
+    assert OpenAI("gpt-test").card == {
+        "kind": "OpenAI", "name": "gpt-test", "card_url": "https://platform.openai.com/docs/models/gpt-test", "license": None, "citation": None,
+    }  # fmt: skip
+    assert OpenAI("gpt-test", base_url="http://127.0.0.1:1/v1").card["card_url"] is None
+
+
+@pytest.mark.parametrize("stored", [{}, {"text": 3}, {"error": {}}, {"error": "x"}, {"text": "a", "usage": 3}, {"error": {"message": 1}}])
+def test_what_is_stored_and_no_reply_is_refused(stored: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a reply"):
+        Reply.from_json(stored)
+
+
+def test_a_reply_survives_being_stored() -> None:
+    for reply in (Reply("a", usage={"input_tokens": 1}, model="m", finish_reason="stop", made="now"), failure("row", "no", 400, said="half")):
+        back = Reply.from_json(reply.to_json())
+        assert back.cached
+        back.cached = False
+        assert back == reply
+
+
+# --- provider/model -----------------------------------------------------------------------------------------------------
+
+
+def test_models_by_name() -> None:
+    gpt = resolve_llm("openai/gpt-4o-mini", temperature=0.7)
+    assert isinstance(gpt, OpenAI)
+    assert (gpt.model_name, gpt.defaults) == ("gpt-4o-mini", {"temperature": 0.7})
+    assert isinstance(resolve_llm("echo/echo"), EchoLLM)
+    assert resolve_llm("openai/org/model", base_url="http://127.0.0.1:1/v1").model_name == "org/model"
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("opnai/gpt-4o", "did you mean 'openai'"),
+        ("gpt-4o-mini", "did you mean 'openai/gpt-4o-mini'"),
+        ("nonsense", "provider/model"),
+        ("openai/", "for example openai/gpt-4o-mini"),
+        ("openai", "for example openai/gpt-4o-mini"),
+        ("", "provider/model"),
+        ("xyz/abc", "the providers are one of: demo, echo, hf, openai"),
+    ],
+)
+def test_an_unknown_model_gets_one_line_with_a_hint(spec: str, hint: str) -> None:
+    with pytest.raises(ModelError, match=hint) as caught:
+        resolve_llm(spec)
+    assert "-m demo" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_option_of_a_named_model() -> None:
+    with pytest.raises(ArgumentError, match="did you mean 'temperature'"):
+        resolve_llm("openai/gpt-4o", temprature=1)
+
+
+def test_exports() -> None:
+    assert set(llms.__all__) <= set(dir(llms))
+    for name in llms.__all__:
+        assert getattr(llms, name) is not None
+    with pytest.raises(AttributeError, match="OpenIA"):
+        llms.OpenIA  # noqa: B018
+
+
+def test_the_same_key_however_it_is_asked(engine: Engine) -> None:
+    one, two = OpenAI("m", temperature=0.5, system_prompt="s"), OpenAI("m")
+    [a], [b] = one.requests(["hi"]), two.requests(["hi"], system="s", temperature=0.5)
+    assert call_key(one.identity, a) == call_key(two.identity, b)
