@@ -52,6 +52,11 @@ class ResultFolder:
         """The folder of the failed rows."""
         return self.path / "failures"
 
+    @property
+    def progress_path(self) -> Path:
+        """How far the kernel is that makes the result."""
+        return self.path / "progress.json"
+
     def use_path(self, use: str) -> Path:
         """The file of one place in a graph."""
         return self.path / "uses" / f"{use}.json"
@@ -84,6 +89,7 @@ class ResultFolder:
         with disk_errors(self.path):
             shutil.rmtree(self.data, ignore_errors=True)
             shutil.rmtree(self.failures, ignore_errors=True)
+            self.progress_path.unlink(missing_ok=True)
             self.path.mkdir(parents=True, exist_ok=True)
 
 

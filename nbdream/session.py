@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nbdream import __version__, context
-from nbdream.errors import ArgumentError, NbDreamError, SessionError, Stopped, nearest
+from nbdream.errors import ArgumentError, BrokenFileError, NbDreamError, SessionError, Stopped, nearest
 from nbdream.files import disk_errors, read_object, write_json
 from nbdream.fingerprint import digest
 from nbdream.lineage import Names, graph, now
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MEMORY = ":memory:"
 DEFAULT = "./nbdream-output"
+PROGRESS_EVERY = 0.5
+"""Seconds between two notes of progress on disk."""
 PACKAGES = (
     "accelerate", "aiohttp", "anthropic", "datasets", "huggingface_hub", "ipykernel", "ipython", "jupyterlab", "nbdream", "numpy", "openai",
     "pandas", "peft", "polars", "pyarrow", "safetensors", "sqlitedict", "tokenizers", "torch", "transformers", "trl",
@@ -63,6 +65,7 @@ class Session:
         self._taken: dict[str, str] = {}
         self._subscribers: list[Callable[[dict[str, Any]], None]] = []
         self._open = False
+        self._progress_told = 0.0
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
         self._running: set[Any] = set()
@@ -140,7 +143,10 @@ class Session:
         return functools.partial(_remove, self._subscribers, watcher)
 
     def emit(self, event: dict[str, Any]) -> None:
-        """Hand an event to all who watch."""
+        """Hand an event to all who watch, and progress to other kernels that wait for the same result."""
+        if event["type"] == "step.progress" and time.monotonic() - self._progress_told > PROGRESS_EVERY:
+            self._progress_told = time.monotonic()
+            write_json(ResultFolder(self.folder / "objects" / event["recipe"]).progress_path, event)
         for watcher in list(self._subscribers):
             watcher(event)
 
@@ -194,7 +200,7 @@ class Session:
     def _make(self, step: Step, folder: ResultFolder) -> tuple[ResultFolder, dict[str, Any]]:
         lock = folder.lock()
         while not lock.acquire():
-            step.emit({"type": "step.waiting", "folder": str(folder.path)})
+            step.emit({**_progress(folder), "type": "step.waiting", "name": step.name})
             if step.stopping.wait(0.1):
                 raise Stopped(f"{step.name} was stopped while another kernel makes it", "the other kernel goes on")
         try:
@@ -239,6 +245,7 @@ class Session:
         }
         step.key = folder.key
         write_json(folder.node_path, node)
+        folder.progress_path.unlink(missing_ok=True)
         step.load(folder, node)
         step.emit(
             {
@@ -380,6 +387,14 @@ def _open_folder(folder: Path) -> None:
         raise SessionError(f"{folder} was made by a newer nbdream (format {found}; this one reads {FORMAT})", "pip install -U nbdream")
     if not os.access(folder, os.W_OK):
         raise SessionError(f"{folder} cannot be written", "open a session elsewhere: %dream open ./another-folder")
+
+
+def _progress(folder: ResultFolder) -> dict[str, Any]:
+    """How far another kernel says it is; empty when it says nothing."""
+    try:
+        return read_object(folder.progress_path)
+    except (FileNotFoundError, BrokenFileError):
+        return {}
 
 
 def _remove(items: list[Any], item: Any) -> None:

@@ -23,13 +23,17 @@ def model(server: Any, **settings: Any) -> OpenAI:
 
 
 def abstracts(server: Any, n: int, **settings: Any) -> DataFromPrompt:
-    return DataFromPrompt("abstracts", args={"llm": model(server, **settings), "n": n, "instruction": "Write an abstract.", "temperature": 1.2})
+    return DataFromPrompt(
+        "abstracts", args={"llm": model(server, **settings), "n": n, "instruction": "Write an abstract.", "temperature": 1.2}
+    )
 
 
 ROWS = [{"topic": f"topic {i}", "note": i} for i in range(1000)]
 
 
-def tweets(server: Any, rows: list[dict[str, Any]], *, name: str = "tweets", template: str = "Write about {{ topic }}.", **args: Any) -> Generate:
+def tweets(
+    server: Any, rows: list[dict[str, Any]], *, name: str = "tweets", template: str = "Write about {{ topic }}.", **args: Any
+) -> Generate:
     source = DataSource("topics", data=rows)
     llm = args.pop("llm", None) or model(server)
     return Generate(name, inputs={"rows": source.output}, args={"llm": llm, "template": template, **args})
@@ -125,7 +129,8 @@ SCRIPT = """
 
     with Session("s") as session:
         llm = OpenAI("gpt-4.1", api_key="none-needed", base_url=sys.argv[1], max_concurrency=16)
-        print(len(DataFromPrompt("abstracts", args={"llm": llm, "n": 2000, "instruction": "Write an abstract.", "temperature": 1.2}).output))
+        args = {"llm": llm, "n": 2000, "instruction": "Write an abstract.", "temperature": 1.2}
+        print(len(DataFromPrompt("abstracts", args=args).output))
 """
 
 

@@ -324,13 +324,14 @@ def test_two_kernels_make_one_result_once(tmp_path: Path) -> None:
             def run(self):
                 with open("runs", "a") as file:
                     file.write("x")
-                Path("started").touch()
+                self.progress = 0.25
                 while not Path("go").exists():
                     time.sleep(0.01)
                 return [1, 2, 3]
 
         with Session("s") as session:
-            session.subscribe(lambda event: event["type"] == "step.waiting" and Path("go").touch())
+            # The second kernel sees how far the first one is, and only then lets it go on.
+            session.subscribe(lambda event: event["type"] == "step.waiting" and event.get("done") == 250 and Path("go").touch())
             print(len(Slow("slow").output))
     """)
     (tmp_path / "two.py").write_text(script)

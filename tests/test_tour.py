@@ -60,7 +60,8 @@ PROGRAM = """
         trainer.publish_to_hf_hub("datadreamer-dev/abstracts_to_tweet_model")
 
         import json
-        print(json.dumps({{"rows": list(abstracts_and_tweets.output) == list(abstracts_and_tweets.output), "said": trainer.model("cat dog")}}))
+        same = list(abstracts_and_tweets.output) == list(abstracts_and_tweets.output)
+        print(json.dumps({{"rows": same, "said": trainer.model("cat dog")}}))
 """
 
 
