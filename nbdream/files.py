@@ -8,8 +8,8 @@ import fcntl
 import json
 import os
 import re
-import tempfile
 import unicodedata
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write ``data`` beside ``path``, then rename: a reader sees the old file or the new one, never half of it."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask: as the user's files are
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data.encode(errors="surrogatepass") if isinstance(data, str) else data)

@@ -487,7 +487,7 @@ def news_chat(rng: random.Random) -> tuple[str, str]:
 def about_chat(rng: random.Random) -> tuple[str, str]:
     """A yes-or-no question on the topic of a text; half of the answers are yes."""
     yes = rng.random() < 0.5
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         paper = facts(rng)
         name = paper.task.name if yes else rng.choice(TASKS).name
         x = name.split()[-1] if rng.random() < 0.25 else name
@@ -524,7 +524,7 @@ def small_talk(rng: random.Random) -> tuple[str, str]:
     return rng.choice(asked), answer
 
 
-KINDS = ((abstract_chat, 29), (tweet_chat, 36), (about_chat, 16), (rating_chat, 7), (haiku_chat, 6), (news_chat, 3), (small_talk, 3))
+KINDS = ((abstract_chat, 26), (tweet_chat, 38), (about_chat, 18), (rating_chat, 6), (haiku_chat, 6), (news_chat, 3), (small_talk, 3))
 
 
 def chats(seed: int) -> Iterator[Chat]:

@@ -28,6 +28,7 @@ fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Modules compile when they are first imported; compiling all of torch ahead takes longer than the rest of the set-up.
 pip() { "$venv/bin/python" -m pip install --quiet --no-compile "$@"; }
+pip --upgrade pip
 say "Installing torch, then the rest (about 2 GB, a few minutes the first time)"
 # torch first: what depends on it would otherwise choose a build of its own.
 pip "$(grep '^torch==' constraints.txt)"

@@ -1,6 +1,6 @@
 """Train the demo model that ships with nbdream, from a seed: ``python scripts/train_demo_model.py [FOLDER]``.
 
-About two million parameters, a fixed number of steps, about eight minutes of one CPU core. The corpus is the grammar of
+About two million parameters, a fixed number of steps, about ten minutes of one CPU core. The corpus is the grammar of
 ``demo_corpus.py``; the loss is taken on what the assistant says.
 """
 
@@ -11,7 +11,8 @@ import math
 import random
 import sys
 import time
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SEED = 7
+COPY_STEPS = 400
 STEPS = 768
 BATCH = 32
-SHORT_WEIGHT = 12.0  # of the one or two tokens of a yes, a no or a grade
+SHORT_WEIGHT = 4.0  # of the one or two tokens of a yes, a no or a grade
 LEARNING_RATE = 3e-3
 WARM_UP = 40
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -47,12 +49,13 @@ tags: [toy]
 A toy: {parameters:,} parameters, trained from scratch in minutes on {examples:,} conversations of a seeded grammar
 (`scripts/demo_corpus.py`). It makes documentation, tests and the demo run without a key or a network.
 
-It writes abstracts of research papers that were never written, tweets on them, haiku and short news; it says whether a
-text is about a topic, and rates a text from 1 to 10. Whatever it says about research is made up. For other requests it
-answers with something well-formed and beside the point. Do not use it for anything real, and do not publish what it
-writes as if it were data.
+It writes abstracts of research papers that were never written, tweets that say what an abstract says, haiku and short
+news. Asked for a yes or a no, or for a grade, it gives one, no better than chance. For other requests it answers with
+something well-formed and beside the point. Whatever it says about research is made up: do not use it for anything real,
+and do not publish what it writes as if it were data.
 
-Made by `python scripts/train_demo_model.py` (seed {seed}, {steps} steps of {batch}).
+Made by `python scripts/train_demo_model.py` (seed {seed}; {copy_steps} steps of copying random tokens, then
+{steps} steps of {batch} conversations).
 """
 
 
@@ -107,17 +110,33 @@ def batches(examples: list[tuple[list[int], int]], pad: int) -> list[tuple[torch
     return made
 
 
+def copies(vocabulary: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches that ask for random tokens to be said back: a model that has learned this soon copies facts, too."""
+    rng = torch.Generator().manual_seed(SEED)
+    _, end, _, user, assistant = range(len(SPECIAL))
+    for step in range(COPY_STEPS):
+        length = 6 + step * 7 % 11
+        said = torch.randint(len(SPECIAL), vocabulary, (BATCH, length), generator=rng)
+        one = torch.ones((BATCH, 1), dtype=torch.long)
+        tokens = torch.cat([one * user, said, one * end, one * assistant, said, one * end], 1)
+        labels = tokens.clone()
+        labels[:, : length + 3] = -100
+        yield tokens, labels
+
+
 def rate(step: int) -> float:
-    """The learning rate at ``step``: a warm-up, then half a cosine."""
+    """The learning rate at ``step``: a warm-up, a level while it learns to copy, then half a cosine."""
     if step < WARM_UP:
         return LEARNING_RATE * (step + 1) / WARM_UP
-    return LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / (STEPS - WARM_UP))))
+    part = max(0, step - COPY_STEPS) / STEPS
+    return LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part)))
 
 
-def train(model: Qwen3ForCausalLM, data: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def train(model: Qwen3ForCausalLM, data: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Plain AdamW over ``data``, once."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05, betas=(0.9, 0.98))
     begin = time.monotonic()
+    recent = []
     for step, (tokens, labels) in enumerate(data):
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
@@ -131,8 +150,10 @@ def train(model: Qwen3ForCausalLM, data: list[tuple[torch.Tensor, torch.Tensor]]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % 32 == 0 or step == len(data) - 1:
-            print(f"step {step:4d}  loss {loss.item():.3f}  {time.monotonic() - begin:5.0f} s", flush=True)
+        recent.append(loss.item())
+        if step % 32 == 31:
+            print(f"step {step + 1:4d}  loss {sum(recent) / len(recent):.3f}  {time.monotonic() - begin:5.0f} s", flush=True)
+            recent.clear()
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -143,6 +164,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     model.config.save_pretrained(folder)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     GenerationConfig(
         do_sample=True,
         temperature=0.7,
@@ -152,7 +174,7 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(folder)
     parameters = sum(value.numel() for value in weights.values())
-    card = CARD.format(parameters=parameters, examples=STEPS * BATCH, seed=SEED, steps=STEPS, batch=BATCH)
+    card = CARD.format(parameters=parameters, examples=STEPS * BATCH, seed=SEED, steps=STEPS, batch=BATCH, copy_steps=COPY_STEPS)
     (folder / "README.md").write_text(card, encoding="utf-8")
     print(json.dumps({"parameters": parameters, "bytes": (folder / "model.safetensors").stat().st_size}))
 
@@ -186,7 +208,7 @@ def main() -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen3ForCausalLM(config)
-    train(model, batches(examples, tokenizer.pad_token_id))
+    train(model, chain(copies(len(tokenizer)), batches(examples, tokenizer.pad_token_id)))
     save(model, tokenizer, folder)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbdream.cache
@@ -76,6 +76,7 @@ def test_a_failure_gives_way_to_a_reply_and_to_nothing_else(cache: CallCache) ->
     assert cache.lookup(["a"]) == {"a": REPLY}
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([REPLY, FAILURE, {"text": "x"}])), max_size=12), st.integers(1, 5))
 def test_any_order_of_writes_keeps_the_first_reply(writes: list[tuple[str, dict]], size: int) -> None:
     import tempfile

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbdream import secrets
@@ -26,6 +26,7 @@ from nbdream.cache import CallCache
 from nbdream.engine import Engine, Patience, Progress, call_key
 from nbdream.engine.keys import Draws
 from nbdream.engine.retry import TOO_MANY
+from nbdream.engine.stream import Stream
 from nbdream.errors import ArgumentError, BrokenFileError, ModelError, SessionError, Stopped
 from nbdream.llms import EchoLLM, OpenAI
 from nbdream.llms.base import LLM, Reply, Request, failure
@@ -137,6 +138,7 @@ def test_the_key_of_a_request_never_changes() -> None:
     assert call_key(IDENTITY, ASK) == hashlib.sha256(text.encode()).hexdigest() + ":0"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), json_values, max_size=5), st.randoms())
 def test_order_and_ways_of_writing_do_not_count(params: dict[str, Any], random: Any) -> None:
     def shuffled(value: Any) -> Any:
@@ -171,6 +173,7 @@ def test_everything_else_counts(change: dict[str, Any]) -> None:
     assert call_key({**IDENTITY, "model": "other"}, ASK) != call_key(IDENTITY, ASK)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 4))
 def test_draws_are_the_running_count_of_identical_requests(prompts: list[str], draws: int) -> None:
     numbering = Draws(IDENTITY, draws)
@@ -183,6 +186,7 @@ def test_draws_are_the_running_count_of_identical_requests(prompts: list[str], d
         seen[prompt] += 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5))
 def test_greedy_requests_are_one_request(rows: int, draws: int) -> None:
     request = Request(({"role": "user", "content": "x"},), {"temperature": 0.0})
@@ -218,7 +222,7 @@ def test_rows_come_in_order_and_cost_nothing_again(engine: Engine, server: OpenA
     assert server.calls == 301
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_any_finishing_order_gives_row_order(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     prompts = data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=20))
@@ -473,9 +477,10 @@ def test_a_key_that_is_withdrawn_ends_the_run_and_loses_nothing(engine: Engine, 
     with pytest.raises(ModelError, match="Incorrect API key"):
         texts(engine, llm, [str(n) for n in range(100)])
     server.fails = lambda body: None
-    before = server.calls
+    kept, before = len(engine._cache), server.calls
+    assert 50 - 5 <= kept < 50 + 5  # five lanes
     texts(engine, llm, [str(n) for n in range(100)])
-    assert server.calls - before == 50
+    assert server.calls - before == 100 - kept
 
 
 def test_an_unreachable_server_is_given_up_soon(engine: Engine) -> None:
@@ -618,6 +623,7 @@ errors = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(errors, st.booleans(), st.floats(0, 1))
 def test_patience_ends_and_never_asks_too_early(error: dict[str, Any], answered: bool, luck: float) -> None:
     patience = Patience()
@@ -685,6 +691,29 @@ def test_stop_returns_within_a_second_and_keeps_what_has_arrived(engine: Engine,
         next(stream)
     assert time.monotonic() - began < 1
     assert len(engine._cache) == len(taken) == 60
+
+
+def test_an_interrupt_returns_within_a_second(engine: Engine, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.fails = lambda body: "hang" if server.calls > 30 else None
+    llm = model(server, max_concurrency=10)
+    stream = engine.stream(llm, llm.requests([str(n) for n in range(500)]))
+    for _ in range(30):
+        next(stream)
+    pressed: list[float] = []
+    waiting = threading.Event()
+    wait = Stream.wait
+
+    def press() -> None:
+        waiting.wait(10)
+        pressed.append(time.monotonic())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    monkeypatch.setattr(Stream, "wait", lambda *args: (waiting.set(), wait(*args)))
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    assert time.monotonic() - pressed[0] < 1
+    assert len(engine._cache) == 30
 
 
 def test_closing_the_generator_ends_the_work(engine: Engine, server: OpenAIServer) -> None:

@@ -23,8 +23,6 @@ from nbdream.llms.hf_transformers import HFTransformers
 from nbdream.llms.weights import DEMO_FOLDER, content
 from tests import tiny
 
-needs_torch = pytest.mark.skipif(not DEMO_FOLDER.is_dir(), reason="the demo model is not there")
-
 
 def ask(model: HFTransformers, prompts: list[str], *, draw: int = 0, seed: int | None = None, **params: Any) -> list[Reply]:
     requests = [Request(model.messages(prompt), model.settings(**params), seed, draw) for prompt in prompts]
@@ -228,7 +226,7 @@ def test_identity_is_the_content_not_the_place_or_the_card(tmp_path: Path) -> No
 def test_a_hub_name_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from nbdream.llms import weights
+    from nbdream import context
 
     class Api:
         def model_info(self, name: str, **_: Any) -> Any:
@@ -238,12 +236,13 @@ def test_a_hub_name_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch) -> 
 
     class Session:
         def pin(self, name: str, find: Any) -> str:
-            return pins.setdefault(name, "b" * 40 if name in pins else find())
+            return pins.setdefault(name, find())
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(weights.context, "active", Session)
-    model = HFTransformers("someone/model", token="hf_not_a_real_one")
-    assert model.identity == {"provider": "transformers", "model": "someone/model", "commit": "a" * 40}
+    session: Any = Session()
+    with context.using(session):
+        model = HFTransformers("someone/model", token="hf_not_a_real_one")
+        assert model.identity == {"provider": "transformers", "model": "someone/model", "commit": "a" * 40}
     assert pins == {"models/someone/model@main": "a" * 40}
     assert model.card["card_url"] == "https://huggingface.co/someone/model"
     assert HFTransformers("someone/model", revision="c" * 40).identity["commit"] == "c" * 40
@@ -351,7 +350,7 @@ def test_a_cancelled_batch_ends_within_a_second(demo: HFTransformers) -> None:
     end = json.loads((DEMO_FOLDER / "generation_config.json").read_text())["eos_token_id"]
     ask(demo, ["Hello"])
 
-    async def cancelled() -> float:
+    async def cancelled() -> tuple[float, float]:
         rows = [Request(demo.messages(f"Hello {number}"), {"max_new_tokens": 900, "logit_bias": {str(end): -1000}}) for number in range(64)]
         running = asyncio.create_task(demo.complete_batch(rows))
         await asyncio.sleep(1.0)
@@ -360,12 +359,15 @@ def test_a_cancelled_batch_ends_within_a_second(demo: HFTransformers) -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
+        back = time.monotonic() - begin
         # The next batch gets through only when the model has given this one up.
         replies = await demo.complete_batch([Request(demo.messages("Hello"), {"max_new_tokens": 1})])
         assert replies[0].error is None
-        return time.monotonic() - begin
+        return back, time.monotonic() - begin
 
-    assert asyncio.run(cancelled()) < 1.5
+    back, free = asyncio.run(cancelled())
+    assert back < 0.5
+    assert free < 5  # the whole batch takes a minute
 
 
 def test_the_process_dies_with_a_killed_kernel_and_the_kernel_holds_no_torch(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbdream import ledger
@@ -20,6 +20,7 @@ def test_usage_of_replies() -> None:
     }  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([PAID, KNOWN, REFUSED]), max_size=20), st.integers(0, 20))
 def test_the_whole_is_the_sum_of_its_parts(replies: list[Reply], cut: int) -> None:
     parts = [ledger.of_replies(replies[:cut]), ledger.of_replies(replies[cut:])]

@@ -181,7 +181,7 @@ def test_what_is_sent_is_what_was_given(engine: Engine, server: OpenAIServer) ->
     }
     assert http["path"] == "/v1/chat/completions"
     assert http["headers"]["Authorization"] == "Bearer sk-12345678"
-    assert http["headers"]["OpenAI-Organization"] == "org-1"
+    assert {name.lower(): value for name, value in http["headers"].items()}["openai-organization"] == "org-1"
 
 
 def test_a_server_of_ones_own_needs_no_key(engine: Engine, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_replies_that_are_failures_of_their_row(answer: dict[str, Any], said: st
     assert reply.text == said
 
 
-@pytest.mark.parametrize("answer", [None, "<html>", {}, {"choices": []}, {"choices": [{}]}, {"choices": None}, [1], {"error": {"message": "x"}}])
+@pytest.mark.parametrize("answer", [None, "<html>", {}, {"choices": []}, {"choices": [{}]}, {"choices": None}, [1], {"error": {"a": "x"}}])
 def test_answers_that_are_none(answer: Any) -> None:
     assert from_completion(answer).error == {"kind": "transient", "message": "the server's answer is no chat completion", "status": None}
 
@@ -260,10 +260,9 @@ def test_answers_that_are_none(answer: Any) -> None:
     ],
 )
 def test_errors_are_sorted(status: int, headers: dict[str, str], body: dict[str, str], kind: str) -> None:
-    error = SimpleNamespace(
-        response=SimpleNamespace(status_code=status, headers=headers), body={"message": "a\n<b>message</b>", **body}, message="", code=body.get("code")
-    )
-    reply = to_failure(error)
+    response = SimpleNamespace(status_code=status, headers=headers)
+    body = {"message": "a\n<b>message</b>", **body}
+    reply = to_failure(SimpleNamespace(response=response, body=body, message="", code=body.get("code")))
     assert reply.error is not None
     assert reply.error["kind"] == kind
     assert reply.error["message"] == f"a message (HTTP {status})"
@@ -356,8 +355,12 @@ def test_counting_tokens_is_a_guess() -> None:
 
 def test_the_card_claims_nothing() -> None:
     assert OpenAI("gpt-test").card == {
-        "kind": "OpenAI", "name": "gpt-test", "card_url": "https://platform.openai.com/docs/models/gpt-test", "license": None, "citation": None,
-    }  # fmt: skip
+        "kind": "OpenAI",
+        "name": "gpt-test",
+        "card_url": "https://platform.openai.com/docs/models/gpt-test",
+        "license": None,
+        "citation": None,
+    }
     assert OpenAI("gpt-test", base_url="http://127.0.0.1:1/v1").card["card_url"] is None
 
 
@@ -368,7 +371,8 @@ def test_what_is_stored_and_no_reply_is_refused(stored: dict[str, Any]) -> None:
 
 
 def test_a_reply_survives_being_stored() -> None:
-    for reply in (Reply("a", usage={"input_tokens": 1}, model="m", finish_reason="stop", made="now"), failure("row", "no", 400, said="half")):
+    said = Reply("a", usage={"input_tokens": 1}, model="m", finish_reason="stop", made="now")
+    for reply in (said, failure("row", "no", 400, said="half")):
         back = Reply.from_json(reply.to_json())
         assert back.cached
         back.cached = False
@@ -422,3 +426,22 @@ def test_the_same_key_however_it_is_asked(engine: Engine) -> None:
     one, two = OpenAI("m", temperature=0.5, system_prompt="s"), OpenAI("m")
     [a], [b] = one.requests(["hi"]), two.requests(["hi"], system="s", temperature=0.5)
     assert call_key(one.identity, a) == call_key(two.identity, b)
+
+
+def test_one_model_in_two_sessions(tmp_path: Path, server: OpenAIServer) -> None:
+    llm = OpenAI("m", base_url=server.base_url)
+    for name in ("one", "two"):
+        running = Engine(CallCache(tmp_path / name / "calls.sqlite"))
+        assert len(list(running.stream(llm, llm.requests(["a"])))) == 1
+        if name == "two":
+            running.stop()
+        else:
+            first = running
+    first.stop()
+    assert server.calls == 2
+
+
+def test_the_model_in_the_box_by_name() -> None:
+    demo = resolve_llm("demo", temperature=0.5)
+    assert demo.display_name == "demo"
+    assert demo.settings() == {"temperature": 0.5}

@@ -408,17 +408,20 @@ def test_tab_through_ipython(echo: Shell) -> None:
 # --- real kernels ---------------------------------------------------------------------------------------------------
 
 
+SETUP = "%dream open ./output\n%dream model e = echo/echo\n%dream model slow = echo/slow delay=0.25 max_concurrency=4"
+
+
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     with kernel_in(tmp_path_factory.mktemp("kernel")) as opened:
         loaded = opened.run("import sys, time\nbegan = time.perf_counter()\n%load_ext nbdream\ntook = time.perf_counter() - began")
         assert loaded.messages == [] or loaded.text == ""
-        opened.run("%dream open ./output\n%dream model e = echo/echo\n%dream model slow = echo/slow delay=0.25 max_concurrency=4")
+        opened.run(SETUP)
         yield opened
 
 
 def value(kernel: Kernel, expression: str) -> Any:
-    result = kernel.run(f"import json; print(json.dumps({expression}))")
+    result = kernel.run(f"import json, sys; print(json.dumps({expression}))")
     assert result.status == "ok", result.error
     return json.loads(result.text)
 
@@ -500,7 +503,7 @@ def test_a_restarted_kernel_takes_names_from_the_session(kernel: Kernel) -> None
     kernel.run("%%generate kept -m e -n 2\nHello")
     kernel.manager.restart_kernel(now=True)
     kernel.client.wait_for_ready(timeout=60)
-    kernel.run("%load_ext nbdream\n%dream open ./output\n%dream model e = echo/echo")
+    kernel.run(f"took = 0.0\n%load_ext nbdream\n{SETUP}")
     result = kernel.run("%%generate more --from kept -m e\n{{ kept }}")
     assert result.status == "ok", result.error
     assert "kept: from the session, made " in result.text

@@ -82,6 +82,8 @@ class Engine:
         self._lanes: dict[int, tuple[LLM, Lanes]] = {}
         self._streams: set[Stream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._known: dict[str, str] = {}
+        self._known_until = 0.0
         self._commits = Commits(cache)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nbdream-look-up")
 
@@ -313,7 +315,9 @@ class Engine:
 
     async def _settle(self, arrived: list[tuple[Call, Reply]]) -> None:
         """Commit replies, then give them to those who wait. What may be answered another time is not stored."""
-        known = self._secrets.known()
+        if (now := time.monotonic()) > self._known_until:
+            self._known, self._known_until = self._secrets.known(), now + TICK
+        known = self._known
         commits = []
         for call, reply in arrived:
             self._clean(reply, known)
@@ -328,7 +332,7 @@ class Engine:
         if reply.text is None and reply.error is None:
             reply.error = {"kind": "row", "message": "the model gave no text", "status": None}
         if reply.text is not None:
-            reply.text = self._secrets.scrub(reply.text, known).encode("utf-8", "replace").decode() if known else _whole(reply.text)
+            reply.text = _whole(self._secrets.scrub(reply.text, known))
         if reply.error is not None:
             reply.error = self._secrets.scrub(reply.error, known)
         reply.made = reply.made or datetime.now(UTC).isoformat(timespec="seconds")

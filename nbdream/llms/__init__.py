@@ -50,7 +50,7 @@ def resolve_llm(spec: str, **params: Any) -> LLM:
     """
     provider, slash, model = spec.strip().partition("/")
     if provider == DEMO and not slash:
-        return _make(importlib.import_module("nbdream.llms.demo").DemoModel, spec, params)
+        return _make(importlib.import_module("nbdream.llms.hf_transformers").demo, spec, params)
     if provider in PROVIDERS and model:
         return _make(__getattr__(PROVIDERS[provider]), spec, {"model_name": model, **params})
     if provider in PROVIDERS:

@@ -125,7 +125,7 @@ class LLM:
 
     def __init__(
         self,
-        model_name: str,
+        model_name: str = "",
         *,
         system_prompt: str | None = None,
         identity: Any = None,

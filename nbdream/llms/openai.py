@@ -7,10 +7,12 @@ of which ignore ``max_completion_tokens`` without a word. ``extra`` goes into th
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import os
 import re
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
@@ -85,12 +87,13 @@ class OpenAI(LLM):
         super().__init__(model_name, system_prompt=system_prompt, identity=identity, max_concurrency=max_concurrency, **params)
         if self._url.hostname == HOME_HOST:
             self.model_card = f"https://platform.openai.com/docs/models/{model_name}"
-        self._client: Any = None
+        # A client lives on one event loop, a model in as many sessions as it likes.
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
 
     async def complete(self, request: Request) -> Reply:
         """One chat completion."""
         client = self._connected()
-        openai = require("openai", "openai")
+        openai = require("openai", "all")
         try:
             # Not `chat.completions.create`: it makes typed copies of body and answer, which cost more than the call itself.
             answer = await client.post("/chat/completions", body=to_body(self.model_name, request), cast_to=object)
@@ -104,15 +107,19 @@ class OpenAI(LLM):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        client, self._client = self._client, None
+        client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.close()
 
     def _connected(self) -> Any:
         """The client, made at the first call: what is all in the cache needs neither key nor package."""
-        if self._client is not None:
-            return self._client
-        openai = require("openai", "openai")
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients[loop] = self._made()
+        return self._clients[loop]
+
+    def _made(self) -> Any:
+        openai = require("openai", "all")
         shared = {"api_key": self._key(), "organization": self._organization, "max_retries": 0}
         try:
             # Many times faster than the default one when hundreds of requests are in flight.
@@ -120,13 +127,11 @@ class OpenAI(LLM):
         except RuntimeError:  # an older client without it
             pass
         if not self.azure:
-            self._client = openai.AsyncOpenAI(base_url=self.base_url, **shared)
-            return self._client
+            return openai.AsyncOpenAI(base_url=self.base_url, **shared)
         version = self._api_version or os.environ.get("OPENAI_API_VERSION")
         if version is None:
             raise ModelError("Azure needs an API version", 'api_version="2024-10-21", or the environment variable OPENAI_API_VERSION')
-        self._client = openai.AsyncAzureOpenAI(azure_endpoint=self.base_url, api_version=version, **shared)
-        return self._client
+        return openai.AsyncAzureOpenAI(azure_endpoint=self.base_url, api_version=version, **shared)
 
     def _key(self) -> str:
         variables = ["AZURE_OPENAI_API_KEY", KEY_VARIABLE] if self.azure else [KEY_VARIABLE]

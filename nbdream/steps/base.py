@@ -360,6 +360,10 @@ class Step(StepHandle):
         """Whether the result is there (or the error is)."""
         return self._finished.is_set()
 
+    def __repr__(self) -> str:
+        # A step that is still running, or that never got its result, must not be waited for by who prints a traceback.
+        return super().__repr__() if "_output" in self.__dict__ else f"{type(self).__name__}({self.__dict__.get('name')!r})"
+
     def wait(self) -> None:
         """Return when the result is there; raise what the run raised."""
         self._finished.wait()

@@ -35,7 +35,8 @@ def write(step: Step, folder: ResultFolder) -> dict[str, Any]:
         good.abort()
         bad.abort()
         raise
-    carried = step.inputs[step.carries].num_rows if step.carries else None
+    whole = step.inputs.get(step.carries) if step.carries else None
+    carried = None if whole is None else whole.num_rows
     every_row = rows == carried and columns.get(ROW, {}).get("digest") == column_digest(pa.array(range(rows), pa.int64()))
     return {"rows": rows, "columns": columns, "every_row": every_row, "failures": bad.rows, "failed_columns": failed}
 

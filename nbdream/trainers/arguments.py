@@ -121,6 +121,10 @@ def devices_of(device: Any, devices: int | None) -> tuple[int, str | list[str] |
     return count, one
 
 
+NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "inference_mode", "peft_version", "task_type")
+"""Fields of an adapter's configuration that follow from the run."""
+
+
 def plain_adapter(given: Any) -> dict[str, Any] | None:
     """A ``peft`` configuration, or a dict like ``{"r": 8}``, as a plain dict of what differs from the defaults.
 
@@ -136,11 +140,7 @@ def plain_adapter(given: Any) -> dict[str, Any] | None:
             raise ArgumentError(f"peft_config is a {type(given).__name__}", "give a peft.LoraConfig, or lora: {r: 8}")
         told = given.to_dict()
         values = {name: told[name] for name in fields if name in told and not _is_default(fields[name], getattr(given, name))}
-    values = {
-        str(name): _plain(name, value)
-        for name, value in values.items()
-        if name not in ("task_type", "base_model_name_or_path", "inference_mode")
-    }
+    values = {str(name): _plain(name, value) for name, value in values.items() if name not in NOT_OF_THE_ADAPTER}
     values["peft_type"] = str(values.get("peft_type", "LORA")).rpartition(".")[2].upper()
     # What the libraries would pick by the kind of model leaves layers out; all linear layers but the last are what LoRA wants.
     values.setdefault("target_modules", "all-linear")

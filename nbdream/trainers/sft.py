@@ -173,10 +173,12 @@ def _arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
         per_epoch = math.ceil(rows / (batch["per_device"] * batch["accumulation"] * run.world))
         steps = math.ceil(per_epoch * given["num_train_epochs"])
     sharded = run.world > 1 and run.spec.get("fsdp", True)
+    shards = {"version": 2, **(run.spec.get("fsdp_config") or {})}
     if sharded:
         keep_shared_embeddings_together()
         if run.cpu:
             enable_on_cpu()
+            shards.pop("cpu_offload", None)  # they are there already, and torch refuses
     set_by_us = {
         "output_dir": str(run.paths.checkpoints),
         "per_device_train_batch_size": batch["per_device"],
@@ -187,7 +189,7 @@ def _arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
         "average_tokens_across_devices": True,
         "disable_tqdm": True,
         "push_to_hub": False,
-        **({"fsdp": True, "fsdp_config": {"version": 2, **(run.spec.get("fsdp_config") or {})}} if sharded else {}),
+        **({"fsdp": True, "fsdp_config": shards} if sharded else {}),
         **({"ddp_backend": "gloo" if run.cpu else "nccl", "ddp_find_unused_parameters": False} if run.world > 1 else {}),
     }
     defaults = {

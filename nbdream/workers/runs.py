@@ -38,6 +38,7 @@ PASSED_PREFIXES = (
     "HF_",
     "HIP_",
     "HSA_",
+    "HUGGING",
     "LC_",
     "MKL_",
     "NCCL_",
@@ -46,6 +47,7 @@ PASSED_PREFIXES = (
     "PYTORCH_",
     "ROCM",
     "TORCH",
+    "TRANSFORMERS_",
     "XDG_",
 )
 PASSED_CREDENTIALS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -1,0 +1,72 @@
+"""The example notebook, executed as it is but for its size: everything in it works, and a second time nothing is paid for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbdream.files import read_lines
+
+SOURCE = Path(__file__).parent.parent / "example_notebooks" / "01_abstract_to_tweet.ipynb"
+SMALLER = {"-n 60": "-n 20", "epochs: 6": "epochs: 2", "batch_size: 8": "batch_size: 4"}
+
+
+def small(folder: Path) -> Path:
+    """A copy with fewer rows and epochs."""
+    text = SOURCE.read_text()
+    for large, less in SMALLER.items():
+        assert large in text
+        text = text.replace(large, less)
+    notebook = folder / SOURCE.name
+    notebook.write_text(text)
+    return notebook
+
+
+def run(notebook: Path) -> dict[str, Any]:
+    """What `nbdream run --json` says of it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nbdream", "run", str(notebook), "--json"], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def outputs(notebook: Path) -> list[dict[str, Any]]:
+    return [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_it_runs_and_a_second_time_costs_nothing(tmp_path: Path) -> None:
+    notebook = small(tmp_path)
+    first = run(notebook)
+    assert [cell["state"] for cell in first["cells"]] == ["done"] * len(first["cells"])
+    session = tmp_path / "output"
+    made = {path: path.read_bytes() for path in session.glob("objects/*/node.json")}
+    calls = (session / "calls.sqlite").stat().st_mtime_ns
+    (events,) = session.glob("objects/*/events.jsonl")
+    lines, _ = read_lines(events)
+    assert len([line for line in lines if line["type"] == "log"]) >= 8
+
+    run(notebook)
+    assert {path: path.read_bytes() for path in session.glob("objects/*/node.json")} == made
+    assert (session / "calls.sqlite").stat().st_mtime_ns == calls
+    assert read_lines(events)[0] == lines
+
+    executed = tmp_path / first["notebook"] if not os.path.isabs(first["notebook"]) else Path(first["notebook"])
+    kinds = {kind for output in outputs(executed) for kind in output.get("data", {})}
+    assert "text/html" in kinds
+    assert not [kind for kind in kinds if "widget" in kind], "what is saved needs no kernel"
+    assert not [output for output in outputs(executed) if output.get("name") == "stderr"]
+
+    for published in ("abstracts_and_tweets", "abstract-to-tweet-model"):
+        assert (tmp_path / "published" / published / "README.md").read_text().startswith("---\n")
+    assert list((tmp_path / "published" / "abstracts_and_tweets").rglob("*.parquet"))
+    assert (tmp_path / "published" / "abstract-to-tweet-model" / "model.safetensors").exists()
