@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import openai
+
 from bench.measure import Result
 from nbdream import Session
 from nbdream.llms import LLM, EchoLLM, OpenAI
@@ -28,7 +30,6 @@ def _timed(work: Callable[[], object]) -> float:
 
 def _bare_client(base_url: str) -> None:
     """The same calls by the provider's own client, and nothing kept."""
-    import openai
 
     async def ask_all() -> None:
         lanes = asyncio.Semaphore(IN_FLIGHT)
@@ -53,8 +54,10 @@ def run() -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory() as folder, OpenAIServer() as server, Session(folder):
         service = OpenAI("m", base_url=server.base_url, api_key="none", max_concurrency=IN_FLIGHT)
+        _bare_client(server.base_url)  # to warm up: modules compile, the server's thread starts
         bare = _timed(lambda: _bare_client(server.base_url))
-        results.append(Result(f"{CALLS:,} calls of a service", _timed(lambda: _generate("a", service, CALLS)), "s", "its bare client", bare))
+        engine = _timed(lambda: _generate("a", service, CALLS))
+        results.append(Result(f"{CALLS:,} calls of a service", engine, "s", "its bare client", bare))
 
         echo = EchoLLM()
         first = _timed(lambda: _generate("b", echo, ROWS))

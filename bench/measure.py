@@ -35,11 +35,15 @@ def seconds(work: Callable[[], object], repeat: int = 5) -> float:
     return statistics.median(times)
 
 
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(results: Iterable[Result]) -> str:
     """The results as aligned lines."""
     rows = [("", "measured", "against", "", "ratio")]
     for result in results:
-        reference = "" if result.reference is None else f"{result.reference:.3g} {result.unit}"
-        rows.append((result.what, f"{result.value:.3g} {result.unit}", result.against, reference, result.ratio))
+        reference = "" if result.reference is None else f"{_shown(result.reference)} {result.unit}"
+        rows.append((result.what, f"{_shown(result.value)} {result.unit}", result.against, reference, result.ratio))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -217,6 +217,7 @@ class Session:
         from nbdream.steps.writing import write
 
         began, clock = now(), time.monotonic()
+        recipe_key, step.key = step.key, folder.key
         step.emit({"type": "step.started"})
         folder.clear()
         try:
@@ -232,18 +233,18 @@ class Session:
             "type": type(step).__name__,
             "name": step.name,
             "version": str(step.version),
-            "recipe_key": step.key,
+            "recipe_key": recipe_key,
             "recipe": step.recipe_made,
             **written,
             "made": {"started": began, "finished": now(), "seconds": seconds},
-            "usage": step.usage,
+            "usage": step.usage if step.usage["calls"] or step.usage["cached_calls"] else {},
+            "draws": dict(step.draws),
             "models": step.models,
             "source": step.source,
             "cards": step.cards,
             "cell": self.cell,
             "environment": environment(),
         }
-        step.key = folder.key
         write_json(folder.node_path, node)
         folder.progress_path.unlink(missing_ok=True)
         step.load(folder, node)
@@ -266,6 +267,10 @@ class Session:
         if not step.preview:
             why = self.names.why_moved(step.name, step.recipe_made)
             self.names.move(step.name, {"recipe": folder.key, "use": step.use_id, "cell": self.cell, "made": now(), "why": why})
+        draws = step.node.get("draws", {})
+        others = {name: count for name, count in draws.items() if name != step.name and self.names.current(name)}
+        if others:
+            step.emit({"type": "step.notice", "text": _shared(others, sum(draws.values()))})
 
     # --- what is there ----------------------------------------------------------------------------------------------
 
@@ -387,6 +392,12 @@ def _open_folder(folder: Path) -> None:
         raise SessionError(f"{folder} was made by a newer nbdream (format {found}; this one reads {FORMAT})", "pip install -U nbdream")
     if not os.access(folder, os.W_OK):
         raise SessionError(f"{folder} cannot be written", "open a session elsewhere: %dream open ./another-folder")
+
+
+def _shared(others: Mapping[str, int], total: int) -> str:
+    """Law 3's notice: whose draws a result shows, so that nobody takes them for new ones."""
+    whose = ", ".join(f"`{name}`" for name in others)
+    return f"{sum(others.values()):,} of {total:,} replies are the draws of {whose}: add --seed 1 for new ones"
 
 
 def _progress(folder: ResultFolder) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def rooms(tree: ast.AST) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "nbdream":
-                    yield (alias.name.split(".") + ["nbdream"])[1], node.lineno
+                    yield [*alias.name.split("."), "nbdream"][1], node.lineno
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nbdream":
             inside = node.module.split(".")[1:]
             for room in inside[:1] or [alias.name for alias in node.names if alias.name not in PUBLIC]:

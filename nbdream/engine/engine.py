@@ -150,11 +150,13 @@ class Engine:
         retry_failed: bool = False,
         cache_only: bool = False,
         attempt: str = "",
+        by: str | None = None,
     ) -> Generator[list[Reply], None, None]:
         """A list of ``draws`` replies for each request, in order. A row that failed has replies with ``error``.
 
         ``total``: rows, if known, for progress. ``limit``: the most calls in flight, or requests in a batch. ``retry_failed``: ask
         again where a failure is stored. ``cache_only``: ask nothing. ``attempt``: what sets a repeated attempt's keys apart.
+        ``by``: the name that is stored with what is paid for.
         Raises `ModelError` when no request can be answered and `Stopped` when ``stop`` is set. Closing the generator ends the
         work; what had arrived is on disk.
         """
@@ -164,7 +166,7 @@ class Engine:
             raise ArgumentError(f"the most requests at a time is {limit}", "it is 1 or more; leave it out for the default")
         self.start()
         whole = None if total is None else total * draws
-        stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only)
+        stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only, by=by)
         size = (limit or llm.batch_size) if llm.batched else 1
         source = _Source(iter(requests), Draws(llm.identity, draws, attempt), room=max(1, WINDOW // draws), size=size)
         return self._consume(stream, source, on_progress, stop)
@@ -321,6 +323,7 @@ class Engine:
         commits = []
         for call, reply in arrived:
             self._clean(reply, known)
+            reply.by = call.owner.by
             kept = reply.error is None or reply.error["kind"] == "row"
             commits.append(self._commits.put(call.key, reply.to_json()) if kept else None)
         for (call, reply), commit in zip(arrived, commits, strict=True):

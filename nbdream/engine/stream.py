@@ -60,8 +60,9 @@ class Call:
 class Stream:
     """What the engine's loop and the thread that consumes the replies share. The loop writes; the thread reads and waits."""
 
-    def __init__(self, llm: LLM, *, total: int | None, limit: int | None, retry_failed: bool, cache_only: bool) -> None:
+    def __init__(self, llm: LLM, *, total: int | None, limit: int | None, retry_failed: bool, cache_only: bool, by: str | None) -> None:
         self.llm = llm
+        self.by = by
         self.limit = limit
         self.retry_failed = retry_failed
         self.cache_only = cache_only

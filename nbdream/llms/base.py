@@ -78,11 +78,13 @@ class Reply:
     model: str | None = None
     finish_reason: str | None = None
     made: str | None = None
+    by: str | None = None
+    """The step that paid for it."""
     cached: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What is stored."""
-        names = ("error", "text", "usage", "model", "finish_reason", "made")
+        names = ("error", "text", "usage", "model", "finish_reason", "made", "by")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @classmethod
@@ -92,7 +94,7 @@ class Reply:
         shapes = isinstance(text, str | None) and isinstance(error, dict | None) and isinstance(usage, dict | None)
         if not shapes or (text is None and not (error and isinstance(error.get("message"), str))):
             raise ValueError("it holds something that is not a reply")
-        return cls(text, error, usage, stored.get("model"), stored.get("finish_reason"), stored.get("made"), cached=True)
+        return cls(text, error, usage, stored.get("model"), stored.get("finish_reason"), stored.get("made"), stored.get("by"), cached=True)
 
 
 def failure(kind: str, message: str, status: int | None = None, *, said: str | None = None, **more: Any) -> Reply:

@@ -230,7 +230,7 @@ class _Watched:
         self._plan = plan
         self._session = notebook.session()
         self._door = _Door(self._session)
-        self.progress = Progress(NotebookScreen() if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail)
+        self.progress = Progress(NotebookScreen() if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note)
         self._leave = self._session.subscribe(self.progress.take)
 
     def call(self) -> Any:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbdream import context
+from nbdream import context, ledger
 from nbdream.datasets import Column, OutputDataset, OutputDatasetColumn, StoredColumn, ViewColumn
 from nbdream.errors import ArgumentError, nearest
 from nbdream.fingerprint import canonical, form_digest, function_code
@@ -86,7 +87,9 @@ class Step(StepHandle):
         self.name = _checked_name(name)
         self.force = force
         self.stopping = threading.Event()
-        self.usage: dict[str, Any] = {}
+        self.usage: dict[str, Any] = ledger.nothing()
+        self.draws: Counter[str] = Counter()
+        """How many sampled replies were paid for under which name."""
         self.source: dict[str, Any] | None = None
         self.runner = context.current()
         self._declare()
@@ -170,18 +173,29 @@ class Step(StepHandle):
 
         Progress, usage and stopping are seen to. A failed request gives a reply with ``error``.
         """
+        sampled = False
+
+        def watched() -> Iterator[Request]:
+            nonlocal sampled
+            for request in requests:
+                sampled = not request.greedy
+                yield request
+
         stream = self.runner.engine.stream(
             llm,
-            requests,
+            watched(),
             draws=draws,
             limit=limit,
             on_progress=lambda p: self._report(p, total, draws),
             stop=self.stopping,
             retry_failed=retry_failed,
+            by=self.name,
         )
         for replies in stream:
             for reply in replies:
-                self._count(reply)
+                ledger.add_reply(self.usage, reply)
+                if sampled:
+                    self.draws[self.name if reply.by is None else reply.by] += 1
             yield replies
 
     @property
@@ -215,14 +229,6 @@ class Step(StepHandle):
                 "cost": None,
             }
         )
-
-    def _count(self, reply: Reply) -> None:
-        usage = self.usage or {"calls": 0, "cached_calls": 0, "failed_calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": None}
-        usage["cached_calls" if reply.cached else "calls"] += 1
-        usage["failed_calls"] += reply.error is not None
-        for side, count in (reply.usage or {}).items():
-            usage[side] = usage.get(side, 0) + (count or 0)
-        self.usage = usage
 
     # --- binding ----------------------------------------------------------------------------------------------------
 
@@ -343,8 +349,13 @@ class Step(StepHandle):
         if background:
             threading.Thread(target=self._run_quietly, name=f"nbdream-{self.name}", daemon=True).start()
         else:
-            self.runner.run(self)
-            self._finished.set()
+            try:
+                self.runner.run(self)
+            except BaseException as error:
+                self._raised = error
+                raise
+            finally:
+                self._finished.set()
 
     def _run_quietly(self) -> None:
         try:

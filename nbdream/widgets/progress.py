@@ -78,10 +78,17 @@ class TerminalScreen:
 class Progress:
     """Takes the session's events from any thread; draws when the cell's own thread ticks."""
 
-    def __init__(self, screen: Screen, on_stop: Callable[[], None], log_tail: Callable[[str], list[str]] = lambda recipe: []) -> None:
+    def __init__(
+        self,
+        screen: Screen,
+        on_stop: Callable[[], None],
+        log_tail: Callable[[str], list[str]] = lambda recipe: [],
+        note: Callable[[str], None] = print,
+    ) -> None:
         self._screen = screen
         self._on_stop = on_stop
         self._log_tail = log_tail
+        self._note = note
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._drawn = 0.0
@@ -99,6 +106,8 @@ class Progress:
         with self._lock:
             if kind == "run.event":
                 self._take_run(event)
+            elif kind == "step.notice":
+                self._note(str(event["text"]))
             elif kind == "step.waiting":
                 self._waits = True
             elif kind == "step.progress":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def pick_dtype(wanted: str | None, device: str) -> Any:
     return found
 
 
+SMALL = 50_000_000
+
+
+def spare_threads(model: Any) -> None:
+    """Keep a small model on a CPU to one thread: more spend their time waiting for each other, above all on a busy machine."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ and model.device.type == "cpu" and sum(part.numel() for part in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+
+
 def load(spec: dict[str, Any]) -> tuple[Any, Any, str]:
     """The model (in evaluation mode), its tokenizer, and whether it is ``causal`` or ``seq2seq``."""
     import transformers
@@ -89,6 +101,7 @@ def load(spec: dict[str, Any]) -> tuple[Any, Any, str]:
     if spec.get("adapter") is not None:
         model = _with_adapter(model, spec["adapter"], spec.get("adapter_options", {}))
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **common)
+    spare_threads(model)
     return model.eval(), tokenizer, "seq2seq" if seq2seq else "causal"
 
 
