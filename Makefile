@@ -8,6 +8,9 @@ NOTEBOOK := example_notebooks/01_abstract_to_tweet.ipynb
 # JupyterLab refuses to run as root (in a container, say) unless it is told.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# Where nothing may keep compiled modules, every worker would compile torch and transformers anew: 20 s each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab test quick lint format docs bench stress clean
 
