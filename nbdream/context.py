@@ -24,6 +24,9 @@ class Runner(Protocol):
     def engine(self) -> Engine:
         """Puts requests to models."""
 
+    def announce(self, step: Any) -> None:
+        """Give a step that is about to run its name and its cell."""
+
     def run(self, step: Any) -> None:
         """Load or run ``step`` and record it: the one door."""
 

@@ -110,4 +110,9 @@ def nearest(name: str, known: Iterable[str], what: str = "it may be") -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"{what} one of: {', '.join(names)}" if names else "there are none"
+    shown = ", ".join(names[:SHOWN]) + (f" … ({len(names)} in all)" if len(names) > SHOWN else "")
+    return f"{what} one of: {shown}" if names else "there are none"
+
+
+SHOWN = 40
+"""Names that a hint lists at most: a line is to be read."""

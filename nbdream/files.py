@@ -12,7 +12,7 @@ import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nbdream import secrets
 from nbdream.errors import BrokenFileError, SessionError
@@ -28,6 +28,8 @@ def disk_errors(path: Path | str) -> Iterator[None]:
             raise SessionError(f"the disk of {path} is full", "free some space and run the cell again: nothing is lost") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise SessionError(f"{path} cannot be written", "open a session elsewhere: %dream open ./another-folder") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
+            raise SessionError(f"{path} cannot be written: {error.strerror}", "look at the path, or give another one") from error
         raise
 
 
@@ -145,6 +147,13 @@ class Lock:
             raise ValueError("the lock is not held")
         return self._fd
 
+    def __enter__(self) -> Self:
+        self.acquire(wait=True)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""
@@ -159,7 +168,7 @@ class Lock:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who ask at once do not take each other for a holder
         except BlockingIOError:
             return True
         finally:

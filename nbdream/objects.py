@@ -10,20 +10,27 @@ step.lock             held by the kernel that is making it
 from __future__ import annotations
 
 import functools
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from nbdream.errors import BrokenFileError, StepOutputError, StepOutputTypeError
+from nbdream.errors import ArgumentError, BrokenFileError, StepOutputError, StepOutputTypeError
 from nbdream.files import Lock, disk_errors, read_object, write_json
 from nbdream.fingerprint import ColumnDigest
 
 FORMAT = 1
 ROW = "__row__"
 """The column that holds, for each row of a result, the index of the row of the input that it comes from."""
+
+
+def check_column(name: str) -> None:
+    """Raise `ArgumentError` for what a column cannot be called."""
+    if not isinstance(name, str) or not name.strip() or name == ROW:
+        raise ArgumentError(f"a column cannot be called {name!r}", "give it another name")
 
 
 class ResultFolder:
@@ -76,8 +83,11 @@ class ResultFolder:
         return node
 
     def use(self, use: str) -> dict[str, Any]:
-        """One place of this result in a graph."""
-        return read_object(self.use_path(use))
+        """One place of this result in a graph; `SessionError` when it is not there."""
+        try:
+            return read_object(self.use_path(use))
+        except FileNotFoundError:
+            raise SessionError(f"the result {self.key[:12]} is not in the session", "run its cell again") from None
 
     def record_use(self, use: str, value: Mapping[str, Any]) -> None:
         """Write a place in the graph, once."""
@@ -96,19 +106,24 @@ class ResultFolder:
 class StoredTable:
     """The columns in a folder of Arrow streams, memory-mapped when they are first asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, columns: Iterable[str] = (), rows: int | None = None) -> None:
         self.folder = folder
+        self._columns, self._rows = set(columns), rows
 
     @functools.cached_property
     def table(self) -> pa.Table:
-        """All columns; `BrokenFileError` when a file is not an Arrow stream."""
+        """All columns; `BrokenFileError` when a file is not an Arrow stream, or when there is not all that the node says."""
+        hint = f"delete {self.folder.parent} to have it made again"
         parts = []
         for path in sorted(self.folder.glob("*.arrow")):
             try:
                 parts.append(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
             except (pa.ArrowInvalid, OSError) as error:
-                raise BrokenFileError(path, "it is not an Arrow stream") from error
-        return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+                raise BrokenFileError(path, "it is not an Arrow stream", hint) from error
+        table = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+        if not self._columns <= set(table.column_names) or (self._columns and table.num_rows != self._rows):
+            raise BrokenFileError(self.folder, f"it does not hold the {self._rows:,} rows that were written", hint)
+        return table
 
 
 class TableWriter:
@@ -145,6 +160,7 @@ class TableWriter:
     def close(self) -> dict[str, dict[str, str]]:
         """Finish the files; the digest and type of each column."""
         self.abort()
+        self._sync()
         if self._files > 1:  # values of an early file may read differently now (1 → 1.0): the content is what is read
             table = StoredTable(self.folder).table
             return {
@@ -161,6 +177,12 @@ class TableWriter:
                 self._writer.close()
                 self._sink.close()
         self._writer = self._sink = None
+
+    def _sync(self) -> None:
+        """Have the files on disk before the node says that they are."""
+        for number in range(self._files):
+            with disk_errors(self.folder), (self.folder / f"{number:05d}.arrow").open("rb") as file:
+                os.fsync(file.fileno())
 
     def _array(self, name: str, values: Sequence[Any] | pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         if isinstance(values, (pa.Array, pa.ChunkedArray)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import platform
 import shutil
@@ -17,16 +18,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nbdream import __version__, context
 from nbdream.errors import ArgumentError, BrokenFileError, NbDreamError, SessionError, Stopped, nearest
-from nbdream.files import disk_errors, read_object, write_json
+from nbdream.files import Lock, disk_errors, read_object, write_json
 from nbdream.fingerprint import digest
 from nbdream.lineage import Names, graph, now
 from nbdream.objects import FORMAT, ResultFolder
 from nbdream.optional import version
+from nbdream.secrets import redact
 
 if TYPE_CHECKING:
     from nbdream.engine import Engine
     from nbdream.steps.base import Step
     from nbdream.steps.handle import StepHandle
+
+logger = logging.getLogger("nbdream")
 
 MEMORY = ":memory:"
 DEFAULT = "./nbdream-output"
@@ -58,7 +62,7 @@ class Session:
         log_date: bool = False,
         hf_log: bool = False,
     ) -> None:
-        self.in_memory = os.fspath(output_folder_path) == MEMORY
+        self.in_memory = MEMORY in (os.fspath(output_folder_path), os.environ.get("NBDREAM_SESSION"))
         self.folder = Path() if self.in_memory else resolve(output_folder_path)
         self.cell: dict[str, Any] | None = None
         """The notebook cell that is being executed: id, notebook, number, source; set by the magics."""
@@ -80,6 +84,7 @@ class Session:
             self.folder = Path(tempfile.mkdtemp(prefix="nbdream-"))
         _open_folder(self.folder)
         self.names = Names(self.folder)
+        self._taken = {}
         self._open = True
         context.enter(self)
         return self
@@ -88,9 +93,10 @@ class Session:
         """Wait for what still runs in the background, stop the engine and close the folder. Harmless when it is closed."""
         if not self._open:
             return
+        from nbdream.steps.background import wait
+
         try:
-            for step in self.running():
-                step.wait()
+            wait(*self.running())
         finally:
             self._open = False
             context.leave(self)
@@ -148,7 +154,11 @@ class Session:
             self._progress_told = time.monotonic()
             write_json(ResultFolder(self.folder / "objects" / event["recipe"]).progress_path, event)
         for watcher in list(self._subscribers):
-            watcher(event)
+            try:
+                watcher(event)
+            except Exception:  # who only looks must not end the work
+                _remove(self._subscribers, watcher)
+                logger.warning("what watched the session has failed, and watches no longer", exc_info=True)
 
     # --- the one door -----------------------------------------------------------------------------------------------
 
@@ -157,18 +167,28 @@ class Session:
         self.cell = cell
         self._taken = {}
 
+    def announce(self, step: Step) -> None:
+        """Give a step that is about to run its name and its cell: in the background, both may be another's when it does."""
+        if not step.preview:
+            step.name = self._free_name(step.name, step.key)
+        step.cell = self.cell
+        self._running.add(step)
+
     def run(self, step: Step) -> None:
         """Load what ``step`` would make if it is there; run it if not; record it, and point its name at it."""
-        step.name = self._free_name(step.name, step.key)
-        self._running.add(step)
+        recipe_key = step.key
         try:
             folder, node = self._find(step)
-            if node is None:
-                folder, node = self._make(step, folder)
-            else:
+            while node is None and not self._make(step, folder):
+                folder, node = self._find(step)  # another kernel made it while this one waited
+            if node is not None:
                 step.load(folder, node)
                 step.emit({"type": "step.loaded", "total": node["rows"], "done": node["rows"]})
             self._record(step, folder)
+        except BaseException:
+            if self._taken.get(step.name) == recipe_key:  # what has failed leaves its name to the next try
+                del self._taken[step.name]
+            raise
         finally:
             self._running.discard(step)
 
@@ -185,7 +205,7 @@ class Session:
         return free
 
     def _find(self, step: Step) -> tuple[ResultFolder, dict[str, Any] | None]:
-        """The newest attempt at ``step``'s recipe and its node; with ``force``, the next attempt and None."""
+        """The newest attempt at ``step``'s recipe and its node; where it is to run again, the next attempt and None."""
         first = ResultFolder(self.folder / "objects" / step.key)
         folder, node, number = first, first.node(), 1
         while node is not None:
@@ -193,27 +213,26 @@ class Session:
             further = ResultFolder(first.path.with_name(f"{step.key}-{number}"))
             found = further.node()
             if found is None:
-                return (further, None) if step.force else (folder, node)
+                return (further, None) if step.runs_again(node) else (folder, node)
             folder, node = further, found
         return folder, None
 
-    def _make(self, step: Step, folder: ResultFolder) -> tuple[ResultFolder, dict[str, Any]]:
+    def _make(self, step: Step, folder: ResultFolder) -> bool:
+        """Run ``step`` into ``folder``; False when another kernel has filled it meanwhile."""
         lock = folder.lock()
         while not lock.acquire():
             step.emit({**_progress(folder), "type": "step.waiting", "name": step.name})
             if step.stopping.wait(0.1):
                 raise Stopped(f"{step.name} was stopped while another kernel makes it", "the other kernel goes on")
         try:
-            node = folder.node()
-            if node is not None and not step.force:  # another kernel made it while this one waited
-                step.load(folder, node)
-                step.emit({"type": "step.loaded", "total": node["rows"], "done": node["rows"]})
-                return folder, node
-            return folder, self._run(step, folder)
+            if folder.node() is not None:
+                return False
+            self._run(step, folder)
         finally:
             lock.release()
+        return True
 
-    def _run(self, step: Step, folder: ResultFolder) -> dict[str, Any]:
+    def _run(self, step: Step, folder: ResultFolder) -> None:
         from nbdream.steps.writing import write
 
         began, clock = now(), time.monotonic()
@@ -224,8 +243,10 @@ class Session:
             with context.using(self):
                 written = write(step, folder)
         except BaseException as error:
-            step.emit({"type": "step.failed", "error": str(error) if isinstance(error, NbDreamError) else repr(error)})
+            step.emit({"type": "step.failed", "error": redact(str(error) if isinstance(error, NbDreamError) else repr(error))})
             raise
+        finally:
+            step.hang_up()
         seconds = round(time.monotonic() - clock, 3)
         node = {
             "format": FORMAT,
@@ -242,7 +263,7 @@ class Session:
             "models": step.models,
             "source": step.source,
             "cards": step.cards,
-            "cell": self.cell,
+            "cell": step.cell,
             "environment": environment(),
         }
         write_json(folder.node_path, node)
@@ -258,7 +279,6 @@ class Session:
                 "usage": step.usage,
             }
         )
-        return node
 
     def _record(self, step: Step, folder: ResultFolder) -> None:
         place = {**step.use(), "recipe": folder.key}
@@ -266,7 +286,7 @@ class Session:
         folder.record_use(step.use_id, place)
         if not step.preview:
             why = self.names.why_moved(step.name, step.recipe_made)
-            self.names.move(step.name, {"recipe": folder.key, "use": step.use_id, "cell": self.cell, "made": now(), "why": why})
+            self.names.move(step.name, {"recipe": folder.key, "use": step.use_id, "cell": step.cell, "made": now(), "why": why})
         draws = step.node.get("draws", {})
         others = {name: count for name, count in draws.items() if name != step.name and self.names.current(name)}
         if others:
@@ -333,12 +353,14 @@ class Session:
     def pin(self, name: str, find: Callable[[], str]) -> str:
         """The commit that a Hub name stands for in this session: found once, then kept."""
         path = self.folder / "session.json"
-        value = read_object(path)
-        pins = value.setdefault("pins", {})
-        if name not in pins:
-            pins[name] = find()
-            write_json(path, value)
-        return str(pins[name])
+        pinned = read_object(path).get("pins", {}).get(name)
+        if pinned is None:
+            found = find()
+            with Lock(self.folder / ".lock"):  # two kernels, or two steps at once, pin different names
+                value = read_object(path)
+                pinned = value.setdefault("pins", {}).setdefault(name, found)
+                write_json(path, value)
+        return str(pinned)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -378,9 +400,9 @@ def environment() -> dict[str, Any]:
 
 
 def _open_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"{folder} is a file, not a folder", "give the session a folder of its own")
     with disk_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise ArgumentError(f"{folder} is a file, not a folder", "give the session a folder of its own")
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / "session.json"
     try:

@@ -77,7 +77,7 @@ class Template:
             line = self._first_line + error.lineno - 1
             raise TemplateError(f"line {line} of the template: {_sentence(error)}", RAW_HINT) from None
         except RecursionError:
-            raise TemplateError("the template is nested too deeply") from None
+            raise TemplateError("the template is nested too deeply", "split it") from None
         for node in tree.find_all((n.Include, n.Import, n.FromImport, n.Extends)):
             line = self._first_line + node.lineno - 1
             raise TemplateError(f"line {line} of the template: {type(node).__name__.lower()} reads another template", "write its text here")
@@ -91,7 +91,9 @@ class Template:
             code = environment().compile(self._tree)
         except jinja2.TemplateSyntaxError as error:  # an unknown filter or test
             line = self._first_line + error.lineno - 1
-            raise TemplateError(f"line {line} of the template: {_sentence(error)}") from None
+            named = re.search(r"'(.*)'", str(error))
+            hint = nearest(named.group(1) if named else "", {**environment().filters, **environment().tests}, "Jinja has")
+            raise TemplateError(f"line {line} of the template: {_sentence(error)}", hint) from None
         return jinja2.Template.from_code(environment(), code, environment().globals)
 
     @functools.cached_property

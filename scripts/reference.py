@@ -136,7 +136,7 @@ def members(value: type) -> Iterator[str]:
     yield from ("", "| | |", "|---|---|")
     for name in sorted(dir(value)):
         member = inspect.getattr_static(value, name)
-        if name.startswith("_") or not inspect.getdoc(member) or not isinstance(member, property | staticmethod) and not callable(member):
+        if name.startswith("_") or not inspect.getdoc(member) or not (isinstance(member, property | staticmethod) or callable(member)):
             continue
         shown = name if isinstance(member, property) else f"{name}{arguments(getattr(value, name))}"
         yield f"| `{cell(shown)}` | {first_line(member)} |"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ def _isolate(home: Path, hub_port: int) -> None:
 HOME = Path(tempfile.mkdtemp(prefix="nbdream-tests-"))
 HUB_PORT = free_port()
 _isolate(HOME, HUB_PORT)
+
+
+# The same cases every time, and no clock: a test that fails here fails everywhere.
+hypothesis.settings.register_profile("nbdream", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("nbdream")
 
 
 def pytest_unconfigure() -> None:

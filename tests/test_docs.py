@@ -31,9 +31,8 @@ def cells() -> list[tuple[str, str]]:
     """Every cell of magics in the pages and the notebooks."""
     shown = [(where, found["code"].strip()) for where, found in fences()]
     for notebook in NOTEBOOKS:
-        for cell in json.loads(notebook.read_text())["cells"]:
-            if cell["cell_type"] == "code":
-                shown.append((f"{notebook.name}:{cell['id']}", "".join(cell["source"]).strip()))
+        code = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+        shown += [(f"{notebook.name}:{cell['id']}", "".join(cell["source"]).strip()) for cell in code]
     return [(where, code) for where, code in shown if code.startswith("%")]
 
 

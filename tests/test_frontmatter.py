@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nbdream.errors import ArgumentError
@@ -89,16 +89,14 @@ def test_not_a_number_is_one() -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         lambda v: st.lists(v) | st.dictionaries(st.text(max_size=9), v),
     )
 )
 def test_json_is_yaml(value: Any) -> None:
     text = json.dumps(value)
-    if isinstance(value, float) and math.isinf(value):
-        return
-    read = parse_yaml(text.replace("Infinity", ".inf")) if "\\u" not in text else value
-    assert read == value
+    assume("\\u" not in text)
+    assert parse_yaml(text) == value
 
 
 BODY = "---\nsystem: You are careful.\ntop_p: 1.0\nlora: {r: 8}\n---\n\nWrite.\n---\nend\n"

@@ -14,7 +14,7 @@ import pytest
 from nbdream.files import read_lines
 
 SOURCE = Path(__file__).parent.parent / "example_notebooks" / "01_abstract_to_tweet.ipynb"
-SMALLER = {"-n 60": "-n 20", "epochs: 6": "epochs: 2", "batch_size: 8": "batch_size: 4"}
+SMALLER = {"-n 60": "-n 20", "epochs: 10": "epochs: 2", "batch_size: 8": "batch_size: 4"}
 
 
 def small(folder: Path) -> Path:

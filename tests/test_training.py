@@ -312,7 +312,7 @@ def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("questions", "answers", "words"),
     [
-        (["a", "b"], ["x", None], "row 2 of 'answer' is null"),
+        (["a", "b"], ["x", None], "row 1 of 'answer' is null"),
         (["a", "b"], [1, 2], "holds int64, not text"),
         (["a", "b"], [" ", ""], "is empty"),
         (["a"], ["b"], "no row"),

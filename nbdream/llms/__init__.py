@@ -52,6 +52,8 @@ def resolve_llm(spec: str, **params: Any) -> LLM:
     if provider == DEMO and not slash:
         return _make(importlib.import_module("nbdream.llms.hf_transformers").demo, spec, params)
     if provider in PROVIDERS and model:
+        if "model_name" in params:
+            raise ArgumentError(f"{spec!r} names the model already", "leave model_name= out")
         return _make(__getattr__(PROVIDERS[provider]), spec, {"model_name": model, **params})
     if provider in PROVIDERS:
         raise ModelError(f"{spec!r} names no model", f"a model is provider/model, for example {provider}/{_EXAMPLES[provider]}; {NO_KEY}")

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self, cast
 from nbdream import context
 from nbdream.errors import ArgumentError, ModelError, nearest
 from nbdream.fingerprint import function_code
+from nbdream.llms.parameters import checked
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +137,8 @@ class LLM:
     ) -> None:
         self.model_name = model_name
         self.system_prompt = system_prompt
-        if max_concurrency is not None and max_concurrency < 1:
-            raise ArgumentError(f"max_concurrency is {max_concurrency}", "it is 1 or more; leave it out for the default")
+        checked("system_prompt", system_prompt)
+        checked("max_concurrency", max_concurrency)
         self.max_concurrency = max_concurrency
         if identity is not None:
             self.identity = {"provider": self._kind(), "identity": plain_json(identity, "identity")}
@@ -193,7 +194,8 @@ class LLM:
             elif name not in self.parameters():
                 raise ArgumentError(f"{self.display_name} takes no parameter {name!r}", nearest(name, self.parameters(), "it takes"))
             elif value is not None:
-                made[self.aliases.get(name, name)] = [value] if name == "stop" and isinstance(value, str) else plain_json(value, name)
+                plain = checked(name, plain_json(value, name))
+                made[self.aliases.get(name, name)] = [plain] if name == "stop" and isinstance(plain, str) else plain
         return made
 
     def messages(self, prompt: str | Sequence[Message], system: str | None = None) -> tuple[Message, ...]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from nbdream import secrets
 from nbdream.errors import ArgumentError, MissingPackageError, ModelError, nearest
 from nbdream.llms.base import LLM, Reply, Request, failure
+from nbdream.llms.parameters import checked
 from nbdream.llms.weights import DEMO_FOLDER, commit, content, license_of, local_folder
 from nbdream.workers.client import ModelProcess
 
@@ -70,12 +71,12 @@ class HFTransformers(LLM):
                 raise ArgumentError(f"HFTransformers takes no argument {name!r}", nearest(name, known | self.parameters() | ARGUMENTS))
         super().__init__(str(model_name), system_prompt=system_prompt, identity=identity, max_concurrency=max_concurrency, **kwargs)
         secrets.remember(options.get("token"))
-        self.chat_prompt_template = chat_prompt_template
-        self.revision = revision
+        self.chat_prompt_template = checked("chat_prompt_template", chat_prompt_template)
+        self.revision = checked("revision", revision)
         self.trust_remote_code = trust_remote_code
         self.device = None if device is None else f"cuda:{device}" if isinstance(device, int) else str(device)
         self.device_map = device_map
-        self.dtype = None if dtype is None else str(dtype).removeprefix("torch.")
+        self.dtype = None if dtype is None else checked("dtype", str(dtype).removeprefix("torch."))
         self.quantization_config = _as_dict(quantization_config)
         self.adapter_name = None if adapter_name is None else str(adapter_name)
         self.adapter_kwargs = dict(adapter_kwargs or {})

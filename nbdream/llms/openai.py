@@ -28,6 +28,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"
 """Sent to a server of one's own when no key was given: the client insists on one."""
 NO_COMPLETION = "the server's answer is no chat completion"
+WHERE = "check base_url: it is what comes before /chat/completions, and mostly ends in /v1"
+LATER = "run the cell again: what has arrived is kept"
 
 CHAT = COMMON | {
     "frequency_penalty", "max_completion_tokens", "presence_penalty", "reasoning_effort", "response_format", "service_tier", "verbosity",
@@ -102,7 +104,7 @@ class OpenAI(LLM):
         except UnicodeEncodeError:
             return failure("row", "the prompt holds half a character (a lone surrogate)")
         except ValueError:  # cut off, or not JSON at all
-            return failure("transient", NO_COMPLETION)
+            return failure("transient", NO_COMPLETION, hint=WHERE)
         return from_completion(answer)
 
     async def aclose(self) -> None:
@@ -164,7 +166,7 @@ def from_completion(answer: Any) -> Reply:
         message, finish = choice["message"], choice.get("finish_reason")
         content = message.get("content")
     except (TypeError, KeyError, IndexError, AttributeError):
-        return failure("transient", NO_COMPLETION)
+        return failure("transient", NO_COMPLETION, hint=WHERE)
     reply = Reply(content, usage=_usage(answer.get("usage")), model=answer.get("model"), finish_reason=finish)
     if finish == "content_filter":
         return _refused(reply, "the provider's content filter stopped the reply", content)
@@ -196,7 +198,7 @@ def to_failure(error: Any, hint: Any = lambda status: None) -> Reply:
     status, headers = int(response.status_code), response.headers
     message = one_line(_said(error), status)
     if status < 400:  # an answer that does not parse
-        return failure("transient", NO_COMPLETION, status)
+        return failure("transient", NO_COMPLETION, status, hint=WHERE)
     if status in EVERYONE or error.code == "insufficient_quota" or getattr(error, "type", None) == "insufficient_quota":
         return failure("all", message, status, hint=HINTS[402] if "quota" in str(error.code) else hint(status))
     transient = status in AGAIN or status >= 500
@@ -206,7 +208,7 @@ def to_failure(error: Any, hint: Any = lambda status: None) -> Reply:
     if not transient:
         return failure("row", message, status)
     wait = retry_after(headers)
-    return failure("transient", message, status, retry_after=wait)
+    return failure("transient", message, status, retry_after=wait, hint=LATER)
 
 
 def _no_answer(error: Any, hint: Any) -> Reply:
@@ -219,8 +221,8 @@ def _no_answer(error: Any, hint: Any) -> Reply:
     if "ConnectError" in causes or "ConnectTimeout" in causes:
         return failure("transient", "the server cannot be reached", None, unreachable=True, hint=hint(None))
     if "APITimeoutError" in causes:
-        return failure("transient", "the server took too long")
-    return failure("transient", "the connection broke off")
+        return failure("transient", "the server took too long", hint=LATER)
+    return failure("transient", "the connection broke off", hint=LATER)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

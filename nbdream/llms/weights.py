@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nbdream import context
-from nbdream.errors import ModelError
+from nbdream.errors import BrokenFileError, ModelError
+from nbdream.files import read_object
 from nbdream.fingerprint import digest
 from nbdream.optional import require
 
@@ -33,12 +34,25 @@ def local_folder(name: str) -> Path | None:
     if path.is_dir():
         if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise ModelError(f"{name} holds no model: there is no config.json", "give the folder that save_pretrained wrote")
+        _check_config(name, path / "config.json")
         return path.resolve()
     if path.exists():
         raise ModelError(f"{name} is a file", "give the folder that holds it")
     if name.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(name):
         raise ModelError(f"there is no folder {name}", "give a folder that save_pretrained wrote, or a name on the Hugging Face Hub")
     return None
+
+
+def _check_config(name: str, path: Path) -> None:
+    """Raise `ModelError` where a model's configuration is there and says of no model what it is."""
+    try:
+        config = read_object(path)
+    except FileNotFoundError:  # an adapter
+        return
+    except BrokenFileError:
+        config = {}
+    if not {"model_type", "auto_map"} & config.keys():
+        raise ModelError(f"{name} holds no model: its config.json names no model_type", "give the folder that save_pretrained wrote")
 
 
 def content(folder: Path) -> str:
@@ -71,8 +85,10 @@ def commit(name: str, revision: str | None, token: str | None = None) -> str:
 
 def _find_commit(name: str, revision: str | None, token: str | None) -> str:
     hub: Any = require("huggingface_hub", "local")
-    errors = hub.errors
-    if not hub.constants.HF_HUB_OFFLINE:
+    # No attributes of the package before they are imported.
+    errors: Any = require("huggingface_hub.errors", "local")
+    constants: Any = require("huggingface_hub.constants", "local")
+    if not constants.HF_HUB_OFFLINE:
         try:
             return str(hub.HfApi().model_info(name, revision=revision, token=token).sha)
         except errors.GatedRepoError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from nbdream.frontmatter import parse_yaml
 from nbdream.magics.grammar import Call, Magic, Option, read_words, split_line
 from nbdream.magics.names import is_handle, is_model, trained
 from nbdream.magics.notebook import shown_path
+from nbdream.magics.options import TAKEN_OVER
 from nbdream.widgets.show import View, lines_view, table_view, text_view
 from nbdream.widgets.status import saved_line
 
@@ -35,7 +36,8 @@ def dream(notebook: Notebook, line: str) -> Any:
     """Do what a line of ``%dream`` says; alone, list the verbs."""
     words = split_line(line)
     if not words or words[0] in ("--help", "-h", "?"):
-        return text_view("\n".join(f"%dream {verb.usage:44} {verb.summary}" for verb in VERBS.values()))
+        width = max(len(verb.usage) for verb in VERBS.values())
+        return text_view("\n".join(f"%dream {verb.usage:{width}}  {verb.summary}" for verb in VERBS.values()))
     name, *rest = words
     verb = VERBS.get(name)
     if verb is None:
@@ -81,7 +83,7 @@ def _model(notebook: Notebook, words: list[str]) -> View | None:
     settings = words[3:] if len(words) > 1 and words[1] == "=" else words[1:]
     force = "--force" in settings
     options = dict(_setting(word) for word in settings if word != "--force")
-    notebook.bindings.check(name, force)
+    notebook.bindings.check(name, force, model=True)
     from nbdream.llms import resolve_llm
 
     model = resolve_llm(given, **options)
@@ -132,31 +134,59 @@ def _status(notebook: Notebook, call: Call) -> View:
     rows = status_rows(session)
     if not rows:
         return lines_view([f"session: {shown_path(session.folder)}: no results yet"])
-    return table_view(["name", "state", "rows", "made"], rows, f"session: {shown_path(session.folder)}")
+    return table_view(STATUS, [status_words(row) for row in rows], f"session: {shown_path(session.folder)}")
+
+
+STATUS = ("name", "state", "result", "made")
+"""The columns in which a status is shown."""
 
 
 def status_rows(session: Any) -> list[dict[str, Any]]:
-    """Every name of a session with its state, in words."""
+    """Every name of a session with its state, in words; without the rows that a cell took over from a variable."""
     from nbdream.objects import ResultFolder
 
     running = {step.name for step in session.running()}
     rows = []
     for name in session.names:
         entry = session.names.current(name)
-        state = session.names.state(name)
         node = ResultFolder(session.folder / "objects" / str(entry["recipe"])).node() or {}
+        if is_taken_over(name, node):
+            continue
+        state = session.names.state(name)
         said = "running" if name in running else state.state + (f": {'; '.join(state.reasons)}" if state.reasons else "")
-        rows.append(
-            {"name": name, "state": said, "rows": node.get("rows"), "made": str((node.get("made") or {}).get("finished") or "")[:19]}
-        )
-    rows += [{"name": name, "state": "running", "rows": None, "made": ""} for name in running - {row["name"] for row in rows}]
-    return rows
+        made = str((node.get("made") or {}).get("finished") or "")[:19]
+        is_model = node.get("kind") == "run"
+        counts = {"rows": None if is_model else node.get("rows"), "failures": node.get("failures")}
+        rows.append({"name": name, "state": said, "kind": "model" if is_model else "rows", **counts, "made": made})
+    unnamed = sorted(running - {row["name"] for row in rows})
+    return rows + [{"name": name, "state": "running", "kind": "", "rows": None, "failures": None, "made": ""} for name in unnamed]
+
+
+def status_words(row: Mapping[str, Any]) -> dict[str, str]:
+    """One of `status_rows` as a person reads it."""
+    count = row["rows"]
+    result = row["kind"] if count is None else f"{count:,} row{'' if count == 1 else 's'}"
+    failed = f" · {row['failures']:,} failed" if row["failures"] else ""
+    return {"name": row["name"], "state": row["state"], "result": result + failed, "made": row["made"][:16].replace("T", " ")}
+
+
+def is_taken_over(name: str, node: Mapping[str, Any]) -> bool:
+    """Whether a result is only what a cell took over from a variable: a frame, a list of dicts."""
+    return node.get("type") == "DataSource" and name.endswith(TAKEN_OVER)
 
 
 def _why(notebook: Notebook, call: Call) -> View:
-    name = _session_name(notebook, call.words[0])
-    reasons = notebook.session().why(name)
-    return lines_view([f"{name}: {reason}" for reason in reasons] or [f"{name}: nothing has changed; its cell costs nothing to run again"])
+    return lines_view(why_lines(notebook.session(), _session_name(notebook, call.words[0])))
+
+
+def why_lines(session: Any, name: str) -> list[str]:
+    """Why ``name`` would run again, and why it did when it last ran."""
+    reasons = session.why(name)
+    stale = session.names.state(name).reasons
+    ran = reasons[: len(reasons) - len(stale)]
+    since = "nothing has changed since" if ran else "nothing has changed"
+    now = [f"{name} is stale: {reason}" for reason in stale] or [f"{name}: {since}; its cell costs nothing to run again"]
+    return [*(f"{name} ran again: {reason}" for reason in ran), *now]
 
 
 def _session_name(notebook: Notebook, word: str) -> str:
@@ -170,18 +200,32 @@ def _cost(notebook: Notebook, call: Call) -> View:
 
 
 def cost_view(session: Any) -> View:
-    """Calls and tokens of a session's current results, by result and by model."""
+    """Calls and tokens of a session's results, with those that a name had before: by result, by model and in all."""
     from nbdream import ledger
     from nbdream.objects import ResultFolder
 
-    nodes = []
+    named, found = [], {}
     for name in session.names:
-        node = ResultFolder(session.folder / "objects" / str(session.names.current(name)["recipe"])).node()
-        if node is not None and node.get("usage"):
-            nodes.append({**node, "name": name})
-    columns = ["", "calls", "cached_calls", "failed_calls", "input_tokens", "output_tokens"]
-    groups = [*ledger.by(nodes, lambda node: str(node["name"])).items(), *ledger.by_model(nodes).items(), ("all", ledger.of_nodes(nodes))]
-    return table_view(columns, [{"": name, **usage} for name, usage in groups], "money: unknown, there is no price table")
+        for recipe in dict.fromkeys(str(entry["recipe"]) for entry in session.names.read(name)["history"]):
+            node = ResultFolder(session.folder / "objects" / recipe).node()
+            if node is not None and node.get("usage"):
+                found[recipe] = node
+                named.append({**node, "name": name})
+    nodes = list(found.values())  # two names of one result were paid for once
+    groups = list(ledger.by(named, lambda node: str(node["name"])).items())
+    groups += [(f"model {name}", usage) for name, usage in ledger.by_model(nodes).items()] + [("all", ledger.of_nodes(nodes))]
+    rows = [{"": name, **{shown: usage[key] for shown, key in COUNTS.items()}} for name, usage in groups]
+    return table_view(["", *COUNTS], rows, "money: unknown, there is no price table")
+
+
+COUNTS = {
+    "calls": "calls",
+    "cached": "cached_calls",
+    "failed": "failed_calls",
+    "input tokens": "input_tokens",
+    "output tokens": "output_tokens",
+}
+"""The columns of `cost_view`, and what they hold."""
 
 
 def _card(notebook: Notebook, call: Call) -> View:
@@ -211,13 +255,11 @@ def _failures(notebook: Notebook, call: Call) -> Any:
 
 def _lineage(notebook: Notebook, call: Call) -> View:
     session = notebook.session()
-    names = call.words or list(session.names)
-    lines: list[str] = []
-    for name in names:
-        found = _handle(notebook, name) if call.words else session.load(name)
-        graph = session.graph(found.step if is_model(found) else found)
-        lines += _tree(graph, graph["root"], 0)
-    return text_view("\n".join(lines) or "no results yet")
+    found = [_handle(notebook, word) for word in call.words] or [session.load(name) for name in session.names]
+    graphs = [session.graph(thing.step if is_model(thing) else thing) for thing in found]
+    above = {use for graph in graphs for use in graph["nodes"] if use != graph["root"]}
+    trees = [_tree(graph, graph["root"], 0) for graph in graphs if graph["root"] not in above]  # the others stand in one of these
+    return text_view("\n".join(line for tree in trees for line in tree) or "no results yet")
 
 
 def _tree(graph: dict[str, Any], use: str, depth: int) -> list[str]:
@@ -254,7 +296,8 @@ def _publish(notebook: Notebook, call: Call) -> View:
     if "splits" in call.options:
         names = ("train_size", "validation_size", "test_size")
         options |= dict(zip(names, (_size(text) for text in call.options["splits"].split("/")), strict=False))
-    return lines_view([f"{expression} → {thing.publish_to_hf_hub(where, **options)}"])
+    published = str(thing.publish_to_hf_hub(where, **options))
+    return lines_view([f"{expression} → {published if '://' in published else shown_path(published)}"])
 
 
 VERBS: dict[str, Verb] = {

@@ -75,7 +75,10 @@ class Magic:
         """The text that ``--help`` prints."""
         head = f"%%{self.name} NAME [<<] [options]"
         lines = [head, *textwrap.wrap(self.summary, 100, initial_indent="  ", subsequent_indent="  "), ""]
-        lines += [f"  {', '.join(option.spellings):28} {option.help}" for option in self.options]
+        width = max((len(", ".join(option.spellings)) for option in self.options), default=0) + 2
+        for option in self.options:
+            start = f"  {', '.join(option.spellings):{width}}"
+            lines += textwrap.wrap(option.help, 100, initial_indent=start, subsequent_indent=" " * len(start))
         if self.body in ("template", "expression"):
             lines += ["", "  Options may stand in YAML between two --- lines at the top of the body instead."]
         return "\n".join(lines)

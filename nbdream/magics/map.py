@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbdream.errors import ArgumentError, ColumnError, nearest
+from nbdream.errors import ArgumentError, ColumnError, DataError, NbDreamError, nearest
 from nbdream.magics.grammar import Call, Magic
 from nbdream.magics.options import BACKGROUND, FORCE, FROM, LIMIT, given, needs, positive, rows_of
 
@@ -21,6 +23,10 @@ MAGIC = Magic(
     options=(FROM, LIMIT, BACKGROUND, FORCE),
     body="expression",
 )
+
+
+OURS = str(Path(__file__).parents[1])
+"""The folder of nbdream's own code."""
 
 
 class RowView(dict[str, Any]):
@@ -48,9 +54,22 @@ def plan(notebook: Notebook, call: Call) -> Plan:
             name = f"{call.name} (first {call.options['limit']})"
             rows = rows.take(call.options["limit"], name=f"{name}, rows")
         read = columns_of(rows.column_names, columns)
-        return rows.map(functools.partial(on_row, function, read), name=name, input_columns=read, **given(call, "background"))
+        try:
+            return rows.map(functools.partial(on_row, function, read), name=name, input_columns=read, **given(call, "background"))
+        except NbDreamError:
+            raise
+        except Exception as error:
+            raise of_the_body(error) from error
 
     return make
+
+
+def of_the_body(error: Exception) -> DataError:
+    """What the body raised, as one line: the error, the row, and the innermost line of code that is not ours."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OURS)]
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    at = f"at: {str(frames[-1].line).removeprefix('return ')}" if frames and frames[-1].line else "look at its body"
+    return DataError(", ".join([said, *getattr(error, "__notes__", [])]), at)
 
 
 def columns_of(there: list[str], read: set[str] | None) -> list[str] | None:
@@ -86,10 +105,12 @@ def cell_function(notebook: Notebook, body: str) -> tuple[Callable[[Any], Any], 
 
 def _parsed(body: str) -> ast.Module:
     try:
-        return ast.parse(body.strip("\n"))
+        tree = ast.parse(body.strip("\n"))
+        compile(tree, "<%%map>", "exec")  # what only the compiler refuses: an await, a return
+        return tree
     except SyntaxError as error:
-        line = (error.text or "").strip()
-        raise ArgumentError(f"the body of %%map is not Python: {error.msg}: {line}", 'for example {"score": len(row.text)}') from None
+        line = f": {error.text.strip()}" if error.text else ""
+        raise ArgumentError(f"the body of %%map is not Python: {error.msg}{line}", 'for example {"score": len(row.text)}') from None
 
 
 def columns_read(tree: ast.AST) -> set[str] | None:

@@ -109,7 +109,7 @@ def evaluate(expression: str, scope: Scope, variables: dict[str, Any], what: str
 
 
 def _near(name: str, scope: Scope) -> str:
-    known = [key for key in scope if not key.startswith("_") and _is_known(scope, key)]
+    known = [key for key in scope if key.isidentifier() and not key.startswith("_") and _is_known(scope, key)]
     return nearest(name, known, "the datasets are") if known else "run the cell first that makes it"
 
 
@@ -124,8 +124,8 @@ class Bindings:
         self._variables = variables
         self._bound: dict[str, Any] = {}
 
-    def check(self, name: str, force: bool = False) -> None:
-        """Raise `ArgumentError` unless ``name`` may be bound."""
+    def check(self, name: str, force: bool = False, *, model: bool = False) -> None:
+        """Raise `ArgumentError` unless ``name`` may be bound: to a result, or (``model``) to a model that is only asked."""
         if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
             raise ArgumentError(f"{name!r} cannot name a result", "use a Python name: letters, digits and _, not starting with _")
         if force:
@@ -136,6 +136,10 @@ class Bindings:
                 f"{name} is a variable already (a {kind}), and not one that nbdream bound",
                 f"choose another name, or --force to overwrite {name}",
             )
+        bound = self._variables.get(name)
+        if name in self._variables and model != (is_model(bound) and not hasattr(bound, "step")):
+            kind = "a result" if model else "a model"
+            raise ArgumentError(f"{name} is {kind} already", f"choose another name, or --force to overwrite {name}")
         if name not in self._variables and hasattr(builtins, name):
             raise ArgumentError(f"{name} is a name of Python's own", f"choose another name, or --force to hide {name}")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from nbdream import context
-from nbdream.errors import ArgumentError, ModelError, NbDreamError, Stopped, nearest
+from nbdream.errors import ArgumentError, DataError, ModelError, NbDreamError, Stopped, nearest
 from nbdream.magics import awaiting
 from nbdream.magics.grammar import Call, Magic, parse
 from nbdream.magics.names import Bindings, Scope, evaluate, is_data, is_model, trained
@@ -144,6 +144,8 @@ class Notebook:
     def data(self, expression: str, what: str) -> Any:
         """The rows that an expression gives: a handle, a frame, a dataset, a list of dicts."""
         value = self.value(expression, what)
+        if isinstance(value, list) and not value:
+            raise DataError(f"{what} {expression} has no rows", "give at least one row")
         if not is_data(value):
             raise ArgumentError(
                 f"{what} {expression} is a {type(value).__name__}", "give a result, a pandas or polars frame, a Dataset, or a list of dicts"
@@ -171,7 +173,7 @@ class Notebook:
             return resolve_llm(text)
         except ModelError as error:
             known = [name for name, value in self.variables.items() if is_model(value)]
-            if "/" in text or not known:
+            if "/" in text or not known or str(error.hint).startswith("did you mean"):
                 raise
             raise ModelError(error.message, nearest(text, [*known, "demo"], "the models are")) from None
 
@@ -262,13 +264,13 @@ class _Door:
         self._steps: list[Any] = []
         self._shut = False
 
-    def run(self, step: Any) -> None:
-        """Run a step of this cell in the session."""
+    def announce(self, step: Any) -> None:
+        """Let a step of this cell into the session."""
         step.runner = self._session
         self._steps.append(step)
         if self._shut:
             raise Stopped(awaiting.INTERRUPTED, awaiting.GOES_ON)
-        self._session.run(step)
+        self._session.announce(step)
 
     def shut(self) -> None:
         """Ask the cell's steps to stop, and let no further one begin."""

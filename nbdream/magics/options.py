@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import ArgumentError
@@ -16,7 +17,7 @@ MODEL = Option(name="model", kind="model", short="-m", help="the model: a variab
 COLUMN = Option(name="column", help="the column that an instruction without {{ }} is about")
 FORCE = Option(name="force", kind="flag", help="overwrite a variable that nbdream did not bind")
 LIMIT = Option(
-    name="limit", kind="integer", help="try the first rows only: a preview, which leaves the session's result of this name as it is"
+    name="limit", kind="integer", help="try the first rows only: a preview; the session's result of this name stays as it is"
 )
 BACKGROUND = Option(name="background", kind="flag", help="return at once; using the result waits for it")
 
@@ -39,6 +40,10 @@ RUNNING = (
 )
 
 
+TAKEN_OVER = " (data)"
+"""How the name of rows ends that a cell took over from a variable."""
+
+
 def given(call: Call, *names: str) -> dict[str, Any]:
     """The options among ``names`` that the cell gives."""
     return {name: call.options[name] for name in names if name in call.options}
@@ -50,7 +55,7 @@ def rows_of(value: Any, name: str) -> Any:
         return value
     from nbdream.steps.sources import DataSource
 
-    return DataSource(f"{name} (data)", data=value)
+    return DataSource(f"{name}{TAKEN_OVER}", data=value)
 
 
 def positive(call: Call, *names: str) -> None:
@@ -72,4 +77,8 @@ def with_variables(notebook: Notebook, names: list[str]) -> dict[str, Any]:
     missing = [name for name in names if name not in notebook.variables]
     if missing:
         raise ArgumentError(f"--with: there is no variable {missing[0]!r}", "assign it in a cell before this one")
-    return {name: notebook.variables[name] for name in names}
+    found = {name: notebook.variables[name] for name in names}
+    for name, value in found.items():
+        if callable(value) or isinstance(value, ModuleType):
+            raise ArgumentError(f"--with: {name} is a {type(value).__name__}", "give text, numbers, lists or dicts")
+    return found

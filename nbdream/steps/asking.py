@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbdream.errors import ArgumentError, ModelError
@@ -57,8 +57,10 @@ class Asking(Step):
         self.parameters()
         if self.args["on_fail"] not in ON_FAIL:
             raise ArgumentError(f"on_fail={self.args['on_fail']!r}", f"it is one of: {', '.join(ON_FAIL)}")
-        if self.args.get("retry_failed"):
-            self.force = True
+
+    def runs_again(self, node: Mapping[str, Any]) -> bool:
+        """With ``retry_failed``, while rows have failed."""
+        return self.force or bool(self.args.get("retry_failed") and node.get("failures"))
 
     def recipe_args(self) -> dict[str, Any]:
         """The model, its parameters, and the step's own arguments; how it runs does not count."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbdream import context, ledger
 from nbdream.datasets import Column, OutputDataset, OutputDatasetColumn, StoredColumn, ViewColumn
 from nbdream.errors import ArgumentError, nearest
 from nbdream.fingerprint import canonical, form_digest, function_code
-from nbdream.objects import ROW, ResultFolder, StoredTable
+from nbdream.objects import ROW, ResultFolder, StoredTable, check_column
 from nbdream.steps.handle import StepHandle
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ class Step(StepHandle):
         self.draws: Counter[str] = Counter()
         """How many sampled replies were paid for under which name."""
         self.source: dict[str, Any] | None = None
+        self.cell: dict[str, Any] | None = None
+        """The notebook cell in which it was constructed; given by the session."""
+        self._asked: list[Generator[list[Reply], None, None]] = []
         self.runner = context.current()
         self._declare()
         self.inputs = self._bind_inputs(dict(inputs or {}))
@@ -100,7 +104,7 @@ class Step(StepHandle):
         self._open(background)
 
     def __init_subclass__(cls) -> None:
-        if "__init__" in cls.__dict__ and cls.__module__.partition(".")[0] != "nbdream":  # the sources have their own signatures
+        if "__init__" in cls.__dict__ and not _is_ours(cls):  # the sources have their own signatures
             raise ArgumentError(
                 f"{cls.__name__} overrides __init__, which binds and runs a step", "declare inputs, args and outputs in setup(self)"
             )
@@ -123,8 +127,9 @@ class Step(StepHandle):
         return {name: value.column_names for name, value in self.inputs.items() if isinstance(value, OutputDataset)}
 
     def recipe_args(self) -> dict[str, Any]:
-        """The arguments that change the result. Default: all but those of `NOT_IN_RECIPE`, and only those that are set."""
-        return {name: value for name, value in self.args.items() if name not in NOT_IN_RECIPE and value is not None}
+        """The arguments that change the result. Default: those that are set, of our own steps without those of `NOT_IN_RECIPE`."""
+        left_out = NOT_IN_RECIPE if _is_ours(type(self)) else ()  # what `column` means to a step of the user's, only its code knows
+        return {name: value for name, value in self.args.items() if name not in left_out and value is not None}
 
     def shown_names(self) -> dict[str, str]:
         """The name under which each column that the step makes is shown. Default: what ``outputs`` says."""
@@ -191,12 +196,19 @@ class Step(StepHandle):
             retry_failed=retry_failed,
             by=self.name,
         )
+        self._asked.append(stream)
         for replies in stream:
             for reply in replies:
                 ledger.add_reply(self.usage, reply)
                 if sampled:
                     self.draws[self.name if reply.by is None else reply.by] += 1
             yield replies
+
+    def hang_up(self) -> None:
+        """Send no further request; called by the session when `run` is over, or has failed with requests under way."""
+        for stream in self._asked:
+            stream.close()
+        self._asked.clear()
 
     @property
     def progress(self) -> float:
@@ -249,6 +261,10 @@ class Step(StepHandle):
             value = value.output
         if isinstance(value, OutputDataset) and name not in self.reads_datasets() and value.num_columns == 1:
             value = value[value.column_names[0]]
+        if isinstance(value, (OutputDataset, OutputDatasetColumn)) and Path(value.step.runner.folder) != Path(self.runner.folder):
+            raise ArgumentError(
+                f"input {name!r} of {self.name!r} comes from another session", "run its cell again here, or copy it: DataSource('name', data=…)"
+            )
         if isinstance(value, OutputDatasetColumn) or (isinstance(value, OutputDataset) and name in self.reads_datasets()):
             return value
         if isinstance(value, OutputDataset):
@@ -276,6 +292,8 @@ class Step(StepHandle):
         if not self.dynamic_outputs:
             self._check_names("output", given, {name: Registered(required=False) for name in self.outputs_declared})
         shown = [given.get(name, name) for name in self.outputs_declared]
+        for name in shown:
+            check_column(name)
         if len(set(shown)) != len(shown):
             raise ArgumentError(f"two outputs of {self.name!r} have the same name", "give each output its own name")
         return given
@@ -295,9 +313,8 @@ class Step(StepHandle):
     def recipe(self) -> dict[str, Any]:
         """What decides the result, as canonical JSON: kind, code, arguments, and the content of exactly what is read."""
         kind = type(self)
-        ours = kind.__module__.partition(".")[0] == "nbdream"
         made = {"kind": kind.__name__, "version": str(self.version), "args": canonical(self.recipe_args()), "inputs": self._recipe_inputs()}
-        return made if ours else {**made, "code": function_code(kind)}
+        return made if _is_ours(kind) else {**made, "code": function_code(kind)}
 
     def _recipe_inputs(self) -> dict[str, Any]:
         reads = self.reads()
@@ -306,7 +323,10 @@ class Step(StepHandle):
             if isinstance(value, OutputDatasetColumn):
                 found[name] = {"digest": value.digest()}
             else:
-                found[name] = {"rows": value.num_rows, "columns": {column: value.digest(column) for column in reads.get(name, [])}}
+                columns = reads.get(name, [])
+                found[name] = {"rows": value.num_rows, "columns": {column: value.digest(column) for column in columns}}
+                if len(columns) > 1:  # JSON objects have no order, and a function sees that of a row
+                    found[name]["order"] = columns
         return found
 
     @property
@@ -317,6 +337,10 @@ class Step(StepHandle):
             for value in self.args.values()
             if hasattr(value, "identity") and hasattr(value, "card")
         ]
+
+    def runs_again(self, node: Mapping[str, Any]) -> bool:
+        """Whether to make a further attempt, although there is one: ``node`` is that of the newest."""
+        return self.force
 
     def use(self) -> dict[str, Any]:
         """This step's place in the graph: what it is called and where its inputs come from."""
@@ -346,6 +370,7 @@ class Step(StepHandle):
         self.use_id = ""
         self._finished = threading.Event()
         self._raised: BaseException | None = None
+        self.runner.announce(self)
         if background:
             threading.Thread(target=self._run_quietly, name=f"nbdream-{self.name}", daemon=True).start()
         else:
@@ -412,7 +437,7 @@ def assemble(
     view: Mapping[str, str] | None,
 ) -> OutputDataset:
     """The rows of a result: its own columns under their shown names, before them the columns it carries."""
-    stored = StoredTable(folder.data)
+    stored = StoredTable(folder.data, node["columns"], node["rows"])
     own = {name: StoredColumn(stored, name, entry["digest"]) for name, entry in node["columns"].items() if name != ROW}
     made: dict[str, Column] = {shown.get(name, name): column for name, column in own.items()}
     columns: dict[str, Column] = {}
@@ -428,8 +453,8 @@ def assemble(
 
 def failed_rows(step: Any, folder: ResultFolder, node: Mapping[str, Any], carried: OutputDataset | None) -> OutputDataset:
     """The failed rows of a result, with the columns of the input."""
-    stored = StoredTable(folder.failures)
     entries = node.get("failed_columns", {})
+    stored = StoredTable(folder.failures, entries, node.get("failures", 0))
     columns: dict[str, Column] = {name: StoredColumn(stored, name, entry["digest"]) for name, entry in entries.items()}
     if carried is not None and "row" in columns:
         views: dict[str, Column] = {
@@ -448,6 +473,11 @@ def _made_by(argument: Any) -> dict[str, Any] | None:
     if not isinstance(getattr(argument, "key", None), str) or not isinstance(getattr(argument, "use_id", None), str):
         return None
     return {"recipe": argument.key, "use": argument.use_id, "columns": [], "whole": True}
+
+
+def _is_ours(kind: type[Step]) -> bool:
+    """Whether a step's class is nbdream's own."""
+    return kind.__module__.partition(".")[0] == "nbdream"
 
 
 def _checked_name(name: str) -> str:

@@ -36,7 +36,9 @@ def find(folder: Any, names: Any, suffixes: tuple[str, ...]) -> list[Path]:
                 f"the folder {base} has no file {' or '.join('*' + suffix for suffix in suffixes)}", "name them: data_files=[…]"
             )
         return found
-    given = [names] if isinstance(names, (str, Path)) else list(names)
+    given = [names] if isinstance(names, (str, Path)) else names
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, (str, Path)) for name in given):
+        raise ArgumentError(f"data_files is a {type(names).__name__}", "it is a path, or a list of paths")
     return [path for name in given for path in _match(base, name)]
 
 

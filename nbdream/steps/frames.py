@@ -32,10 +32,17 @@ def dataset_columns(value: Any) -> list[str] | None:
     if isinstance(value, OutputDatasetColumn) or any(is_instance(value, *kind) for kind in _COLUMNS):
         return None
     if is_instance(value, "pandas", "DataFrame") or is_instance(value, "polars", "DataFrame"):
-        return [str(name) for name in value.columns]
+        return _different([str(name) for name in value.columns])
     if value.column_names is None:  # a streamed dataset that does not know before it is read
         value = value._resolve_features()
-    return list(value.column_names or [])
+    return _different(list(value.column_names or []))
+
+
+def _different(names: list[str]) -> list[str]:
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        raise DataError(f"two columns are called {twice!r}", "rename one of them")
+    return names
 
 
 def dataset_tables(value: Any, size: int) -> Iterator[pa.Table]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from nbdream.datasets import OutputDataset, OutputDatasetColumn
 from nbdream.errors import ArgumentError, DataError, TemplateError, nearest
+from nbdream.objects import check_column
 from nbdream.steps.asking import Asking
 from nbdream.steps.prompting import decided, layout
 from nbdream.steps.rows import Failure, Row
@@ -92,6 +93,8 @@ class _Templated(Asking):
         about, limit = self.args["about"], self.args["limit"]
         if about is not None and self.template.has_fields:
             raise ArgumentError("a column is named, and the template names its own", "leave --column out, or the {{ }}")
+        if about is not None and self.rows is None:
+            raise ArgumentError(f"the column {about!r} is named, and there are no rows", "give the rows: --from ROWS")
         if about is not None and self.rows is not None and about not in self.rows.column_names:
             raise TemplateError(f"there is no column {about!r}", nearest(about, self.rows.column_names, "the columns are"))
         _ = self.columns_read
@@ -175,6 +178,7 @@ class Generate(_Templated):
                 raise ArgumentError(f"{name}={value!r}", "it is a whole number: 1 or more")
         if self.rows is not None and self.args["n"] is not None:
             raise ArgumentError("n= and rows are both given", "n makes rows from nothing; draws= asks several times per row")
+        check_column(self.args["column"])
         if self.args["column"] == "draw" and self._many:
             raise ArgumentError("the new column would be called 'draw', as the number of the draw is", "call it otherwise")
         if self._many:

@@ -54,8 +54,8 @@ def describe(path: str, commit: str | None) -> dict[str, Any]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             text = (Path(path).expanduser() / "README.md").read_text("utf-8")
     else:
-        hub = require("huggingface_hub", "hub")
-        url = f"{hub.constants.ENDPOINT}/datasets/{path}"
+        hub: Any = require("huggingface_hub", "hub")
+        url = f"{require('huggingface_hub.constants', 'hub').ENDPOINT}/datasets/{path}"
         with contextlib.suppress(Exception):  # a dataset without a README is still a dataset
             text = Path(hub.hf_hub_download(path, "README.md", repo_type="dataset", revision=commit)).read_text("utf-8")
     return {

@@ -8,6 +8,7 @@ from typing import Any
 
 from nbdream.errors import ArgumentError, StepOutputError
 from nbdream.fingerprint import function_code
+from nbdream.objects import check_column
 from nbdream.steps.kinds import KindWatch
 from nbdream.steps.rows import Row, Selection
 from nbdream.steps.views import View, check_columns
@@ -131,6 +132,8 @@ class MapStep(_FunctionStep):
         if not isinstance(result, Mapping) or not result or not all(isinstance(name, str) for name in result):
             said = f"a {type(result).__name__}" if not isinstance(result, Mapping) else f"the columns {list(result)}"
             raise StepOutputError(f"row {start}: the function returned {said}", "return a dict of columns: {'name': value}")
+        for name in result:
+            check_column(name)
         return list(result)
 
     def _check_same(self, start: int, result: Any, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,7 @@ def zipped(*steps: StepHandle, **options: Any) -> Step:
 def split_sizes(rows: int, sizes: Mapping[str, float]) -> dict[str, int]:
     """The number of rows of each part: ``sizes`` are shares that make 1.0, or numbers that make ``rows``."""
     sizes = dict(sizes) or {"train": 1.0}
-    if builtins.any(isinstance(size, bool) or not isinstance(size, (int, float)) or size < 0 for size in sizes.values()):
+    if builtins.any(isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 <= size < math.inf for size in sizes.values()):
         raise ArgumentError(f"sizes {_said(sizes)}", "give shares such as 0.9 or numbers of rows such as 100")
     shares = [Fraction(str(size)) for size in sizes.values()]
     total = sum(shares, Fraction(0))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from nbdream.errors import ArgumentError, MissingPackageError, nearest
+from nbdream.errors import ArgumentError, nearest
+from nbdream.trainers import library
 
 SET_BY_US = frozenset({
     "auto_find_batch_size", "average_tokens_across_devices", "ddp_backend", "ddp_find_unused_parameters", "deepspeed", "disable_tqdm",
@@ -31,17 +28,9 @@ WITHOUT_EFFECT = frozenset({"distributed_config", "log_level", "progress_interva
 """Accepted because published programs give them."""
 
 
-@functools.cache
 def library_arguments() -> frozenset[str]:
-    """The names that the installed ``transformers.TrainingArguments`` takes, read from its source: importing it would load torch."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingPackageError("transformers is not installed", "pip install 'nbdream[train]'")
-    source = Path(next(iter(spec.submodule_search_locations))) / "training_args.py"
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
-            return frozenset(item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name))
-    raise MissingPackageError("this transformers has no TrainingArguments", "pip install -U 'nbdream[train]'")
+    """The names that the installed ``transformers.TrainingArguments`` takes."""
+    return frozenset(library.fields(*library.ARGUMENTS))
 
 
 def check_names(given: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]:
@@ -53,6 +42,7 @@ def check_names(given: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]
             raise ArgumentError(f"{name} is set by nbdream", "leave it out; a model is published by publish_to_hf_hub")
         if name not in allowed:
             raise ArgumentError(f"training takes no argument {name!r}", nearest(name, allowed | own))
+    library.check_kinds(kept, library.fields(*library.ARGUMENTS))
     return kept
 
 
@@ -121,6 +111,16 @@ def devices_of(device: Any, devices: int | None) -> tuple[int, str | list[str] |
     return count, one
 
 
+SHARDING = frozenset({"auto_wrap", "full_shard", "hybrid_shard", "hybrid_shard_zero2", "no_shard", "offload", "shard_grad_op"})
+
+
+def sharded(fsdp: Any) -> bool:
+    """Whether ``fsdp`` asks for sharding: None (the default), a bool, or what published programs give the library."""
+    if isinstance(fsdp, str) and set(fsdp.split()) - SHARDING:
+        raise ArgumentError(f"fsdp is {fsdp!r}", "it is true or false")
+    return fsdp is None or bool(fsdp)
+
+
 NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "inference_mode", "peft_version", "task_type")
 """Fields of an adapter's configuration that follow from the run."""
 
@@ -133,6 +133,7 @@ def plain_adapter(given: Any) -> dict[str, Any] | None:
     if given is None:
         return None
     if isinstance(given, Mapping):
+        library.check_lora(given)
         values = dict(given)
     else:
         fields = getattr(given, "__dataclass_fields__", None)

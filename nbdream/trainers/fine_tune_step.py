@@ -185,7 +185,7 @@ def _check_rows(inputs: OutputDatasetColumn, outputs: OutputDatasetColumn) -> No
                 f"make it text: .map(lambda row: {{{column.name!r}: str(row[{column.name!r}])}})",
             )
         if values.null_count:
-            row = next(number for number, value in enumerate(values, start=1) if not value.is_valid)
+            row = next(number for number, value in enumerate(values) if not value.is_valid)
             raise DataError(f"row {row} of {column.name!r} is null", "leave such rows out: .filter(…)")
     if not any(value.as_py().strip() for value in outputs.array()):
         raise DataError(f"every row of {outputs.name!r} is empty", "give the column that the model is to write")

@@ -11,9 +11,11 @@ from nbdream import secrets
 from nbdream.errors import ArgumentError, MissingPackageError
 from nbdream.files import read_object
 from nbdream.llms.hf_transformers import DEMO, HFTransformers
+from nbdream.llms.parameters import checked
 from nbdream.llms.weights import DEMO_FOLDER, commit
 from nbdream.optional import installed, require
-from nbdream.trainers.arguments import check_names, counted, cut_batch, devices_of, number, plain_adapter
+from nbdream.trainers import library
+from nbdream.trainers.arguments import check_names, counted, cut_batch, devices_of, number, plain_adapter, sharded
 from nbdream.trainers.base import Trainer
 from nbdream.trainers.fine_tune_step import HFFineTune
 
@@ -62,10 +64,11 @@ class TrainHFFineTune(Trainer):
             dtype=dtype,
             quantization_config=quantization_config,
         )
-        self.chat_prompt_template, self.system_prompt = chat_prompt_template, system_prompt
+        self.chat_prompt_template = checked("chat_prompt_template", chat_prompt_template)
+        self.system_prompt = checked("system_prompt", system_prompt)
         self.lora = plain_adapter(peft_config)
         self.count, self.device = devices_of(device, devices)
-        self.fsdp = fsdp is None or bool(fsdp)
+        self.fsdp = sharded(fsdp)
         self.fsdp_config = dict(fsdp_config or {})
 
     def train(
@@ -100,6 +103,8 @@ class TrainHFFineTune(Trainer):
         run fails; `Stopped` when it was stopped with a checkpoint.
         """
         _require_packages(adapter=self.lora is not None)
+        library.check_member("optim", optim, library.OPTIMIZERS)
+        library.check_member("lr_scheduler_type", lr_scheduler_type, library.SCHEDULES)
         accumulation, per_device = kwargs.pop("gradient_accumulation_steps", 1), kwargs.pop("per_device_train_batch_size", None)
         batch = cut_batch(batch_size, accumulation, self.count, per_device)
         given = _plain_values(check_names(kwargs, OWN))

@@ -96,6 +96,16 @@ class TrainedModel(HFTransformers):
         return self.step.key
 
     @property
+    def key(self) -> str:
+        """The folder of the run: what is made with the model says by it where it comes from."""
+        return self.step.key
+
+    @property
+    def use_id(self) -> str:
+        """The run's place in the graph."""
+        return self.step.use_id
+
+    @property
     def node(self) -> dict[str, Any]:
         """How the run went."""
         return self.step.node

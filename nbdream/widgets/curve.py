@@ -13,8 +13,12 @@ from nbdream.widgets.status import seconds
 
 WIDTH, HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 30
-_CAPTION = 22
-_COLOURS = {"loss": "#1f77b4", "eval_loss": "#d9730d"}
+_CAPTION, _CAPTION_LINE = 10, 16
+_CAPTION_LENGTH = 92
+"""Characters of the caption that fit on one line."""
+_GREY = "#767676"
+"""As readable on white as on black: the picture has no background of its own."""
+_COLOURS = {"loss": "#2f86c9", "eval_loss": "#d9730d"}
 _NAMES = {"loss": "training loss", "eval_loss": "validation loss"}
 MOST_POINTS = 600
 """Points that a curve shows; a longer run is thinned evenly."""
@@ -84,6 +88,8 @@ class History:
         for key, label in (("loss", "loss"), ("eval_loss", "eval loss")):
             if isinstance(self.last.get(key), (int, float)):
                 parts.append(f"{label} {self.last[key]:.4g}")
+        if isinstance(self.last.get("learning_rate"), (int, float)):
+            parts.append(f"learning rate {self.last['learning_rate']:.2g}")
         if isinstance(self.last.get("tokens_per_second"), (int, float)):
             parts.append(f"{self.last['tokens_per_second']:,.0f} tokens/s")
         if left := self.left():
@@ -113,22 +119,27 @@ def curve_svg(series: Mapping[str, Sequence[Point]], title: str = "", caption: s
     drawn = {name: thin(points) for name, points in series.items() if points}
     every = [point for points in drawn.values() for point in points]
     label = html(title or "loss")
-    height = HEIGHT + (_CAPTION if caption else 0)
+    lines = folded(caption)
+    height = HEIGHT + (_CAPTION + _CAPTION_LINE * len(lines) if lines else 0)
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{label}">'
-    frame = f'<rect width="{WIDTH}" height="{height}" fill="#fff"/><g font-family="sans-serif" font-size="11" fill="#555">'
-    below = f'<text x="{_RIGHT}" y="{height - 8}" font-size="12" fill="#333">{html(caption)}</text>' if caption else ""
+    frame = f'<g font-family="sans-serif" font-size="11" fill="{_GREY}">'
+    below = "".join(
+        f'<text x="{_RIGHT}" y="{HEIGHT + _CAPTION + _CAPTION_LINE * at + 6}" font-size="12">{html(line)}</text>'
+        for at, line in enumerate(lines)
+    )
     if not every:
         return f'{head}{frame}<text x="{WIDTH // 2}" y="{HEIGHT // 2}" text-anchor="middle">no loss yet</text>{below}</g></svg>'
     x_of, y_of, x_ticks, y_ticks = _scales(every)
     parts = [head, frame]
     for tick in y_ticks:
         y = y_of(tick)
-        parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e5e5"/>')
+        parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_GREY}" stroke-opacity=".25"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
-    parts += [f'<text x="{x_of(tick):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{tick:,.0f}</text>' for tick in x_ticks]
+    whole = [tick for tick in x_ticks if tick == round(tick)]  # there is no half a step
+    parts += [f'<text x="{x_of(tick):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{tick:,.0f}</text>' for tick in whole]
     for at, (name, points) in enumerate(drawn.items()):
-        colour = _COLOURS.get(name, "#555")
+        colour = _COLOURS.get(name, _GREY)
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>')
         x, y = points[-1]
@@ -136,6 +147,15 @@ def curve_svg(series: Mapping[str, Sequence[Point]], title: str = "", caption: s
         said = f"{html(_NAMES.get(name, name))} {y:.4g}"
         parts.append(f'<text x="{WIDTH - _RIGHT - 4}" y="{_TOP + 12 + 15 * at}" text-anchor="end" fill="{colour}">{said}</text>')
     return "".join([*parts, below, "</g></svg>"])
+
+
+def folded(caption: str) -> list[str]:
+    """A caption in lines that the picture is wide enough for, broken between its parts."""
+    lines: list[str] = []
+    for part in caption.split(" · ") if caption else ():
+        longer = f"{lines[-1]} · {part}" if lines else part
+        lines[-1:] = [longer] if len(longer) <= _CAPTION_LENGTH else [*lines[-1:], part]
+    return lines
 
 
 def _scales(points: Sequence[Point]) -> tuple[Callable[[float], float], Callable[[float], float], list[float], list[float]]:
@@ -157,9 +177,9 @@ def _scales(points: Sequence[Point]) -> tuple[Callable[[float], float], Callable
 def ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers between ``low`` and ``high``, at most ``most`` of them."""
     size = 10 ** math.floor(math.log10((high - low) / most))
-    step = next(size * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (size * factor) <= most - 1)
-    first = math.ceil(low / step)
-    return [number * step for number in range(first, math.floor(high / step) + 1)]
+    steps = (size * factor for factor in (1, 2, 5, 10, 20))
+    between = ((step, range(math.ceil(low / step), math.floor(high / step) + 1)) for step in steps)
+    return next([number * step for number in numbers] for step, numbers in between if len(numbers) <= most)
 
 
 def curve_widget(title: str, on_stop: Callable[[], None]) -> Any:

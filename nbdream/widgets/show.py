@@ -37,8 +37,9 @@ def text_view(text: str) -> View:
 
 
 def table_view(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], note: str = "") -> View:
-    """A whole small table."""
-    return View({"text/plain": table_text(columns, rows, len(rows), note), "text/html": table_html(columns, rows, len(rows), note)})
+    """A whole small table, whose rows have no numbers."""
+    html_table = table_html(columns, rows, len(rows), note, numbered=False)
+    return View({"text/plain": table_text(columns, rows, len(rows), note), "text/html": html_table})
 
 
 def step_bundle(handle: Any) -> Bundle:
@@ -55,6 +56,8 @@ def rows_bundle(rows: Any) -> Bundle:
 
 def _page(rows: Any, note: str) -> Bundle:
     columns = list(rows.column_names)
+    if not columns:
+        return _lines([note or "no rows"])
     page = rows.table().slice(0, PAGE).to_pylist()
     return {"text/plain": table_text(columns, page, rows.num_rows, note), "text/html": table_html(columns, page, rows.num_rows, note)}
 

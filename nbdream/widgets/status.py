@@ -68,10 +68,15 @@ def saved_line(node: Mapping[str, Any]) -> str:
 
 
 def saved_training_line(model_name: str, node: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    """What stays below a trained model: its base, steps, loss and date."""
+    """What stays below a trained model: its base, what it was trained with (chosen or by default), loss and date."""
     parts = [model_name]
+    settings = (node.get("recipe") or {}).get("args") or {}
+    if isinstance(settings.get("lora"), Mapping):
+        parts.append(f"LoRA r={settings['lora']['r']}" if "r" in settings["lora"] else "LoRA")
     if last.get("step"):
-        parts.append(f"{last['step']:,} steps")
+        parts.append(f"{last['step']:,} step{'' if last['step'] == 1 else 's'}")
+    if isinstance(settings.get("learning_rate"), (int, float)):
+        parts.append(f"learning rate {settings['learning_rate']:g}")
     parts += [
         f"{label} {last[key]:.4g}"
         for key, label in (("loss", "loss"), ("eval_loss", "eval loss"))

@@ -15,7 +15,13 @@ LONGEST = 400
 COLUMNS = 20
 """Columns that are shown."""
 
-_CELL = "text-align:left;vertical-align:top;padding:4px 8px;white-space:pre-wrap;overflow-wrap:anywhere;max-width:40em"
+NARROW = 24
+"""Characters that are shown on one line, however many columns there are."""
+
+_CELL = "vertical-align:top;padding:4px 8px"
+_NUMBER = f"{_CELL};text-align:right;white-space:nowrap"
+_SHORT = f"{_CELL};text-align:left;white-space:pre"
+_LONG = f"{_CELL};text-align:left;white-space:pre-wrap;overflow-wrap:anywhere;min-width:12em;max-width:40em"
 _NOTE = "opacity:.7;font-size:.9em;margin:.3em 0"
 
 
@@ -35,39 +41,68 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def table_html(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], total: int, note: str = "") -> str:
+def table_html(
+    columns: Sequence[str], rows: Sequence[Mapping[str, Any]], total: int, note: str = "", *, numbered: bool = True
+) -> str:
     """The first page as HTML. Whatever a model wrote is text in it."""
-    names = list(columns)[:COLUMNS]
-    head = "".join(f'<th scope="col" style="text-align:left;padding:4px 8px">{html(name)}</th>' for name in names)
+    styles = {name: _style([row.get(name) for row in rows]) for name in list(columns)[:COLUMNS]}
+    head = "".join(
+        f'<th scope="col" style="text-align:{"right" if style == _NUMBER else "left"};padding:4px 8px">{html(name)}</th>'
+        for name, style in styles.items()
+    )
     body = "".join(
-        f'<tr><td style="opacity:.5;padding:4px 8px">{number}</td>'
-        + "".join(f'<td style="{_CELL}">{html(shown(row.get(name)))}</td>' for name in names)
+        f"<tr>{_number(number) if numbered else ''}"
+        + "".join(f'<td style="{style}">{html(shown(row.get(name)))}</td>' for name, style in styles.items())
         + "</tr>"
         for number, row in enumerate(rows)
     )
-    notes = [line for line in (_page_note(len(rows), total, columns), note) if line]
-    below = "".join(f'<p style="{_NOTE}">{html(line)}</p>' for line in notes)
-    return f'<div class="nbdream-table"><table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>{below}</div>'
+    below = f'<p style="{_NOTE}">{html(said)}</p>' if (said := _below(len(rows), total, columns, note)) else ""
+    corner = "<th></th>" if numbered else ""
+    table = f"<table><thead><tr>{corner}{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="nbdream-table" style="overflow-x:auto">{table}{below}</div>'
+
+
+def _style(values: Sequence[Any]) -> str:
+    """How a column is set: numbers to the right, what is narrow on one line, text folded."""
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
+        return _NUMBER
+    return _SHORT if all(len(line) <= NARROW for value in there for line in shown(value).splitlines()) else _LONG
+
+
+def _number(number: int) -> str:
+    return f'<td style="opacity:.5;{_CELL}">{number}</td>'
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], total: int, note: str = "", width: int = 100) -> str:
     """The first page as text, for a terminal and for a notebook's ``text/plain``."""
     names = list(columns)[:COLUMNS]
-    each = max(8, (width - 3 * len(names)) // max(1, len(names)))
-    cells = [[_one_line(name, each) for name in names]] + [[_one_line(shown(row.get(name)), each) for name in names] for row in rows]
-    widths = [max(len(line[at]) for line in cells) for at in range(len(names))]
+    cells = [[_one_line(name, width) for name in names]] + [[_one_line(shown(row.get(name)), width) for name in names] for row in rows]
+    widths = _widths([max(len(line[at]) for line in cells) for at in range(len(names))], width)
+    cells = [[_one_line(cell, size) for cell, size in zip(line, widths, strict=True)] for line in cells]
     lines = ["   ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in cells]
     lines.insert(1, "   ".join("─" * size for size in widths))
-    return "\n".join([*lines, *(line for line in (_page_note(len(rows), total, columns), note) if line)])
+    return "\n".join([*lines, *filter(None, [_below(len(rows), total, columns, note)])])
 
 
-def _page_note(here: int, total: int, columns: Sequence[str]) -> str:
-    parts = []
-    if total > here:
-        parts.append(f"rows 0–{here - 1} of {total:,}" if here else f"{total:,} rows")
+def _widths(wanted: Sequence[int], width: int) -> list[int]:
+    """The width of each column: narrow ones take what they want, the others share what is left."""
+    widths, left = [0] * len(wanted), width - 3 * len(wanted)
+    for done, at in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        widths[at] = min(wanted[at], max(8, left // (len(wanted) - done)))
+        left -= widths[at]
+    return widths
+
+
+def _below(here: int, total: int, columns: Sequence[str], note: str) -> str:
+    """The line below a table: which part is shown, and the note, which may itself begin with the number of rows."""
+    rows = f"{total:,} rows"
+    parts = [note] if total == here or note.startswith(rows) else [rows, note]
+    if 0 < here < total:
+        parts[0] = f"first {here} of {parts[0]}"
     if len(columns) > COLUMNS:
         parts.append(f"{COLUMNS} of {len(columns)} columns")
-    return " · ".join(parts)
+    return " · ".join(filter(None, parts))
 
 
 def _one_line(text: str, longest: int) -> str:

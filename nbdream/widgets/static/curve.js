@@ -1,7 +1,7 @@
 // The live loss curve. All state is in the model's traits; text reaches the page by textContent only.
 const SVG = "http://www.w3.org/2000/svg";
 const W = 640, H = 240, L = 56, R = 12, T = 12, B = 30;
-const COLOURS = { loss: "#1f77b4", eval_loss: "#d9730d" };
+const COLOURS = { loss: "#2f86c9", eval_loss: "#d9730d" };
 const NAMES = { loss: "training loss", eval_loss: "validation loss" };
 
 function add(parent, name, attributes, text) {
@@ -33,6 +33,7 @@ function draw(svg, series) {
     add(svg, "line", { x1: L, x2: W - R, y1: py(y), y2: py(y), stroke: "currentColor", "stroke-opacity": 0.12 });
     add(svg, "text", { x: L - 6, y: py(y) + 4, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, y.toPrecision(3));
     const x = Math.round((x1 * i) / 4);
+    if (i && x === Math.round((x1 * (i - 1)) / 4)) continue;
     add(svg, "text", { x: px(x), y: H - 10, "text-anchor": "middle", "font-size": 11, fill: "currentColor" }, x.toLocaleString("en"));
   }
   names.forEach((name, at) => {
