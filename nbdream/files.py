@@ -64,6 +64,14 @@ def read_json(path: Path) -> Any:
         raise BrokenFileError(path, "it is not JSON") from error
 
 
+def read_text(path: Path) -> str:
+    """The text in ``path``; `BrokenFileError` when it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BrokenFileError(path, "it is not text") from error
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; `BrokenFileError` when it holds anything else."""
     value = read_json(path)

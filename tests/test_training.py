@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from nbdream import Session
-from nbdream.errors import ArgumentError, DataError, Stopped, TrainingError
+from nbdream.errors import ArgumentError, BrokenFileError, DataError, Stopped, TrainingError
 from nbdream.files import Lock, write_json
 from nbdream.steps import DataSource
 from nbdream.trainers import TrainHFFineTune
@@ -502,3 +504,39 @@ def test_a_second_kernel_attaches(session: Session, models: dict[str, Path]) -> 
     ours = [event["event"] for event in heard if event["type"] == "run.event"]
     assert ours == seen
     assert [event["step"] for event in seen if event["type"] == "log"] == list(range(1, 7))
+
+
+class Canary:
+    """Sings when it is unpickled."""
+
+    def __init__(self, song: Path) -> None:
+        self.song = song
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.song,)
+
+
+@pytest.mark.slow
+def test_a_pickle_in_place_of_any_file_of_a_trained_session_never_sings(trained: dict[str, Any], tmp_path: Path) -> None:
+    song = tmp_path / "song"
+    folder = tmp_path / "session"
+    shutil.copytree(next(trained["folder"].glob("*/session.json")).parent, folder)
+    named = set()
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(("lock", "-shm", "-wal"))]
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(pickle.dumps(Canary(song)))
+        try:
+            with Session(folder) as session:
+                for name in session:
+                    handle = session.load(name)
+                    handle.card, handle.why()
+                    list(handle.curve if hasattr(handle, "curve") else handle.output)
+                assert session.engine
+        except BrokenFileError as error:
+            named.add(path.name)
+            assert path.name in str(error)  # noqa: PT017 - not every file is read, but one that is read is named
+        path.write_bytes(whole)
+        assert not song.exists(), f"{path} was unpickled"
+    assert {"session.json", "node.json", "00000.arrow", "spec.json", "adapter_config.json", "calls.sqlite"} <= named
+    assert len(files) > len(named) > 8

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from nbdream.errors import ArgumentError, TrainingError
-from nbdream.files import disk_errors, read_object
+from nbdream.files import disk_errors, read_object, read_text
 from nbdream.fingerprint import digest, path_digest
 from nbdream.llms.hf_transformers import HFTransformers
 from nbdream.workers import runs
@@ -50,7 +50,7 @@ class TrainedModel(HFTransformers):
                 "revision": base.get("revision"),
                 "adapter_name": str(self.paths.model),
                 "quantization_config": spec.get("quantization"),
-                "chat_prompt_template": template.read_text(encoding="utf-8") if template.is_file() else None,
+                "chat_prompt_template": read_text(template) if template.is_file() else None,
             }
         trusted = bool(base.get("trust_remote_code"))
         super().__init__(**whole, trust_remote_code=trusted, system_prompt=spec.get("system"), identity=self._who(base), **params)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nbdream.files import read_object
+from nbdream.files import read_object, read_text
 from nbdream.workers.loading import load
 from nbdream.workers.paths import RunPaths
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
         "device": "cpu",
     })  # fmt: skip
     if (template := paths.model / "chat_template.jinja").is_file():
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(template)
     beside = target.with_name(f".{target.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     model.merge_and_unload().save_pretrained(beside)
