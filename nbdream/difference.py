@@ -65,7 +65,9 @@ def _input(name: str, old: Form, new: Form) -> Iterator[str]:
     before, after = old.get("columns"), new.get("columns")
     changed = [key for key in _keys(before, after) if before.get(key) != after.get(key)] if _is_plain(before) and _is_plain(after) else []
     columns = changed or ([column] if column else [])
-    if not _same(old, new):
+    if not changed and _same({**old, "order": None}, {**new, "order": None}) and not _same(old, new):
+        yield f"the order of the columns of input `{name}` changed"
+    elif not _same(old, new):
         word = "columns" if len(columns) > 1 else "column"
         yield f"the content of input `{name}` " + (f"({word} {', '.join(map(str, columns))}) " if columns else "") + "changed"
 
@@ -125,8 +127,13 @@ def _lists(name: str, old: list[Form], new: list[Form]) -> Iterator[str]:
         yield f"{len(changed) - 1:,} more items of {name} changed"
 
 
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
 def _plain_change(name: str, old: Form, new: Form) -> Iterator[str]:
-    if isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > CONTEXT:
+    if all(isinstance(form, str) and DIGEST.fullmatch(form) for form in (old, new)):
+        yield f"{name} changed" if name.endswith("content") else f"the content of {name} changed"
+    elif isinstance(old, str) and isinstance(new, str) and max(len(old), len(new)) > CONTEXT:
         before, after = _around(old, new)
         yield f"{name} changed: {before} → {after}"
     elif _show(old) == _show(new):

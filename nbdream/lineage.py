@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from nbdream.errors import BrokenFileError, SessionError
 from nbdream.files import Lock, read_object, safe_name, write_json
 from nbdream.fingerprint import difference, digest
-from nbdream.objects import FORMAT, ResultFolder
+from nbdream.objects import FORMAT, ROW, ResultFolder, StoredTable, column_digest
 
 KEPT = 50
 """Entries that a name's history keeps."""
@@ -91,12 +94,8 @@ class Names:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Alone among all kernels, for the moment of reading a pointer and writing it back."""
-        lock = Lock(self.folder / ".lock")
-        lock.acquire(wait=True)
-        try:
+        with Lock(self.folder / ".lock"):
             yield
-        finally:
-            lock.release()
 
     def __iter__(self) -> Iterator[str]:
         entries = []
@@ -122,46 +121,122 @@ class Names:
         entry = self.current(name)
         if entry is None:
             return State("unknown", ("the session has no result of this name",))
-        reasons = list(self._moved_inputs(str(entry["recipe"]), str(entry["use"]), set()))
+        reasons = list(_moved(self, _Places(self._objects), Source(str(entry["recipe"]), str(entry["use"])), None, set()))
         return State("stale", tuple(dict.fromkeys(reasons))) if reasons else State("fresh")
 
-    def _moved_inputs(self, recipe: str, use: str, seen: set[str]) -> Iterator[str]:
-        place = ResultFolder(self._objects / recipe).use(use)
-        for input_name, source in place["inputs"].items():
-            if source["use"] in seen:
-                continue
-            seen.add(source["use"])
-            above = ResultFolder(self._objects / source["recipe"])
-            name = above.use(source["use"])["name"]
-            entry = self.current(name)
-            if entry is not None and entry["use"] != source["use"] and self._content_moved(source, entry):
-                why = "; ".join(entry.get("why") or ["it was made anew"])
-                yield f"its input {input_name!r} has changed: {name} ({why})"
-            else:
-                yield from self._moved_inputs(source["recipe"], source["use"], seen)
 
-    def _content_moved(self, source: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-        """Whether the columns that were read have other content in the name's current result."""
-        old, new = (ResultFolder(self._objects / str(place["recipe"])) for place in (source, entry))
-        old_use, new_use = old.use(str(source["use"])), new.use(str(entry["use"]))
-        old_node, new_node = old.node(), new.node()
-        if old_node is None or new_node is None:
-            return True
-        if old_node["rows"] != new_node["rows"]:
-            return True
-        for column in source["columns"]:
-            before = _own_digest(old_node, old_use, column)
-            after = _own_digest(new_node, new_use, column)
-            if before is None or before != after:
-                return True
-        return not source["columns"] and old_node["recipe"] != new_node["recipe"]
+class Source(NamedTuple):
+    """A result in one place of the graph."""
+
+    recipe: str
+    use: str
 
 
-def _own_digest(node: Mapping[str, Any], use: Mapping[str, Any], shown: str) -> str | None:
-    """The digest of a column that the result itself made, by its shown name."""
-    made = {use["outputs"].get(name, name): entry["digest"] for name, entry in node["columns"].items()}
-    found: str | None = made.get(shown)
-    return found
+class _Places:
+    """What is on disk about places in the graph, read once, and what their columns hold."""
+
+    def __init__(self, objects: Path) -> None:
+        self._objects = objects
+        self._use = functools.cache(lambda source: self._folder(source).use(source.use))
+        self._node = functools.cache(lambda source: self._folder(source).node() or {})
+
+    def _folder(self, source: Source) -> ResultFolder:
+        return ResultFolder(self._objects / source.recipe)
+
+    def is_there(self, source: Source) -> bool:
+        """Whether the place is in the session: a result may have been deleted."""
+        return self._folder(source).use_path(source.use).exists()
+
+    def use(self, source: Source) -> dict[str, Any]:
+        """The place."""
+        found: dict[str, Any] = self._use(source)
+        return found
+
+    def node(self, source: Source) -> dict[str, Any]:
+        """How the work went; empty when the result is not there."""
+        found: dict[str, Any] = self._node(source)
+        return found
+
+    def made(self, source: Source) -> dict[str, str]:
+        """The columns that the result made itself: shown name → its own."""
+        shown = self.use(source)["outputs"]
+        return {shown.get(name, name): name for name in self.node(source).get("columns", {}) if name != ROW}
+
+    def carried(self, source: Source) -> dict[str, str]:
+        """The columns that it shows of its input: shown name → the input's."""
+        place = self.use(source)
+        if place["carries"] not in place["inputs"]:
+            return {}
+        view = place["view"]
+        if view is None:
+            above = self._carrier(source)
+            view = {name: name for name in (*self.carried(above), *self.made(above))}
+        made = self.made(source)
+        return {shown: name for shown, name in view.items() if shown not in made}
+
+    def digest(self, source: Source, column: str) -> str | None:
+        """The content of a column, by its shown name; None when there is none of this name."""
+        name = self.made(source).get(column)
+        if name is not None:
+            return str(self.node(source)["columns"][name]["digest"])
+        above = self.carried(source).get(column)
+        if above is None:
+            return None
+        return column_digest(self._array(source, column)) if self._selects(source) else self.digest(self._carrier(source), above)
+
+    def _array(self, source: Source, column: str) -> pa.ChunkedArray:
+        name = self.made(source).get(column)
+        if name is not None:
+            return self._table(source).column(name)
+        values = self._array(self._carrier(source), self.carried(source)[column])
+        return values.take(self._table(source).column(ROW)) if self._selects(source) else values
+
+    def _table(self, source: Source) -> pa.Table:
+        node = self.node(source)
+        return StoredTable(self._folder(source).data, node["columns"], node["rows"]).table
+
+    def _selects(self, source: Source) -> bool:
+        node = self.node(source)
+        return ROW in node["columns"] and not node["every_row"]
+
+    def _carrier(self, source: Source) -> Source:
+        place = self.use(source)
+        above = place["inputs"][place["carries"]]
+        return Source(above["recipe"], above["use"])
+
+
+def _moved(names: Names, places: _Places, source: Source, wanted: frozenset[str] | None, seen: set[Any]) -> Iterator[str]:
+    """What has changed above a result, as far as its columns ``wanted`` (None: all) depend on it."""
+    place = places.use(source)
+    carried = places.carried(source)
+    through = frozenset(name for shown, name in carried.items() if wanted is None or shown in wanted)
+    for input_name, given in place["inputs"].items():
+        above = Source(given["recipe"], given["use"])
+        columns = frozenset(given["columns"]) | (through if input_name == place["carries"] else frozenset())
+        if (above, columns) in seen:
+            continue
+        seen.add((above, columns))
+        if not places.is_there(above):
+            yield f"its input {input_name!r} is no longer in the session"
+            continue
+        name = places.use(above)["name"]
+        entry = names.current(name)
+        current = above if entry is None else Source(str(entry["recipe"]), str(entry["use"]))
+        if entry is not None and current != above and _differs(places, above, current, columns):
+            why = "; ".join(entry.get("why") or ["it was made anew"])
+            yield f"its input {input_name!r} has changed: {name} ({why})"
+        else:
+            yield from _moved(names, places, current, columns, seen)
+
+
+def _differs(places: _Places, old: Source, new: Source, columns: frozenset[str]) -> bool:
+    """Whether two results differ in what was read of the old one: these columns, the number of rows, or a trained model."""
+    was, now = places.node(old), places.node(new)
+    if not was or not now or was["rows"] != now["rows"]:
+        return True
+    if not columns and "run" in (was["kind"], now["kind"]):
+        return old.recipe != new.recipe
+    return any((found := places.digest(old, name)) is None or found != places.digest(new, name) for name in columns)
 
 
 def graph(session: Path, recipe: str, use: str) -> dict[str, Any]:

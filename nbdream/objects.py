@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nbdream.errors import ArgumentError, BrokenFileError, StepOutputError, StepOutputTypeError
+from nbdream.errors import ArgumentError, BrokenFileError, SessionError, StepOutputError, StepOutputTypeError
 from nbdream.files import Lock, disk_errors, read_object, write_json
 from nbdream.fingerprint import ColumnDigest
 

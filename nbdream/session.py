@@ -82,12 +82,17 @@ class Session:
             raise SessionError("a session is open already", "stop it first: there is one at a time")
         if self.in_memory:
             self.folder = Path(tempfile.mkdtemp(prefix="nbdream-"))
-        _open_folder(self.folder)
+        self.prepare()
         self.names = Names(self.folder)
         self._taken = {}
         self._open = True
         context.enter(self)
         return self
+
+    def prepare(self) -> None:
+        """Make the folder, or see that it can be opened; raises what `start` would."""
+        if not self.in_memory or self.folder.name:
+            _open_folder(self.folder)
 
     def stop(self) -> None:
         """Wait for what still runs in the background, stop the engine and close the folder. Harmless when it is closed."""
@@ -194,6 +199,7 @@ class Session:
 
     def running(self) -> list[Step]:
         """The steps that run now: each can be stopped by ``step.stopping.set()``."""
+        self._running = {step for step in self._running if not step.done}  # some were stopped before they came to `run`
         return list(self._running)
 
     def _free_name(self, name: str, key: str) -> str:
@@ -419,7 +425,7 @@ def _open_folder(folder: Path) -> None:
 def _shared(others: Mapping[str, int], total: int) -> str:
     """Law 3's notice: whose draws a result shows, so that nobody takes them for new ones."""
     whose = ", ".join(f"`{name}`" for name in others)
-    return f"{sum(others.values()):,} of {total:,} replies are the draws of {whose}: add --seed 1 for new ones"
+    return f"{sum(others.values()):,} of {total:,} replies were already drawn for {whose}: add --seed 1 for new ones"
 
 
 def _progress(folder: ResultFolder) -> dict[str, Any]:

@@ -316,7 +316,7 @@ def test_only_web_addresses_become_links() -> None:
 def test_the_html_card_shows_the_work_and_is_the_same_each_time() -> None:
     page = cards.card_html(three_steps())
     assert page == cards.card_html(three_steps())
-    for expected in ("tweeter", "2026-11-20T11:30:00Z", "1,000 ok, 3 failed", "temperature 1.2", "You are careful.", "Write a tweet"):
+    for expected in ("tweeter", "2026-11-20 11:30:00 UTC", "1,000 ok, 3 failed", "temperature 1.2", "You are careful.", "Write a tweet"):
         assert expected in page
 
 

@@ -107,3 +107,10 @@ def test_the_corpus_is_seeded_and_wide(corpus: Any) -> None:
     assert first == list(islice(corpus.chats(3), 200)) != list(islice(corpus.chats(4), 200))
     rng = random.Random(0)
     assert len({corpus.abstract(rng, corpus.facts(rng)) for _ in range(5000)}) > 4990
+
+
+def test_what_changes_what_it_says_is_part_of_what_it_is() -> None:
+    plain = demo().identity
+    assert demo(device="cpu", temperature=0.5).identity == plain
+    others = [demo(chat_prompt_template="{{ prompt }}!"), demo(dtype="bfloat16"), demo(adapter_name=str(DEMO_FOLDER))]
+    assert all(other.identity != plain and other.identity["identity"]["model"] == "demo" for other in others)

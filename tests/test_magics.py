@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,6 +288,15 @@ def test_dream_alone_lists_its_verbs(shell: Shell) -> None:
     assert "--seed" in str(shell.run("%dream split --help"))
 
 
+def test_help_gives_the_learning_rates_that_are_true() -> None:
+    from nbdream.magics.train import MAGIC
+    from nbdream.trainers.hf_fine_tune import LEARNING_RATES
+
+    said = [float(word) for word in re.findall(r"\de-\d", MAGIC.help())]
+    assert said == [LEARNING_RATES["full"], LEARNING_RATES["lora"], LEARNING_RATES["t5"]]
+    assert max(map(len, MAGIC.help().splitlines())) <= 100
+
+
 def test_models_take_settings(echo: Shell) -> None:
     echo.run('%dream model gpt = echo/named temperature=1e-1 system_prompt="Be kind." stop=["a", "b"]')
     gpt = echo["gpt"]
@@ -331,11 +341,45 @@ def test_status_says_what_is_stale(echo: Shell) -> None:
     assert "a" in str(echo.run("%dream why a"))
 
 
+def test_status_leaves_out_what_a_cell_took_over(echo: Shell) -> None:
+    echo.run("%%generate t --from rows -m e\n{{ haiku }}")
+    shown = str(echo.run("%dream status"))
+    assert [line.split()[:4] for line in shown.splitlines()[2:-1]] == [["t", "fresh", "12", "rows"]]
+
+
+def test_a_preview_of_map_leaves_no_name(echo: Shell) -> None:
+    echo.run("%%generate t --from rows -m e\n{{ haiku }}")
+    names = sorted(echo["t"].runner.names)
+    assert len(echo.run("%%map m --from t --limit 5\n{'size': len(row.t)}")) == 5
+    assert sorted(echo["t"].runner.names) == names
+    assert len(echo.run("%%map m --from t\n{'size': len(row.t)}")) == 12
+
+
+def test_why_tells_the_past_from_the_present(echo: Shell) -> None:
+    echo.run("%%generate a -m e -n 2\nHello")
+    assert str(echo.run("%dream why a")) == "a: nothing has changed; its cell costs nothing to run again"
+    echo.run("%%generate b --from a -m e\n{{ a }}")
+    echo.run("%%generate a -m e -n 3\nHello")
+    ran, now = str(echo.run("%dream why a")).splitlines()
+    assert ran == "a ran again: n 2 → 3"
+    assert now == "a: nothing has changed since; its cell costs nothing to run again"
+    assert str(echo.run("%dream why b")).startswith("b is stale: ")
+
+
+def cost(shell: Shell) -> dict[str, list[str]]:
+    """The lines of ``%dream cost``: calls, cached and failed calls."""
+    lines = str(shell.run("%dream cost")).splitlines()[2:-1]
+    return {name.strip(): counts.split()[:3] for name, counts in ((line[:10], line[10:]) for line in lines)}
+
+
 def test_cost_counts_calls(echo: Shell) -> None:
     echo.run("%%generate a -m e -n 2\nHello")
-    shown = str(echo.run("%dream cost"))
-    assert "echo" in shown
-    assert "$" not in shown
+    assert "$" not in str(echo.run("%dream cost"))
+    echo.run("%%generate a -m e -n 5\nHello")
+    echo.run("%%generate again -m e -n 5\nHello")  # the same result under another name
+    found = cost(echo)
+    assert found["a"] == ["5", "2", "0"]
+    assert found["model echo"] == found["all"] == ["5", "2", "0"]
 
 
 def test_card_and_lineage(echo: Shell) -> None:
@@ -346,6 +390,7 @@ def test_card_and_lineage(echo: Shell) -> None:
     assert json.loads(bundle["text/plain"])
     assert "<script" not in bundle["text/html"]
     assert str(echo.run("%dream lineage b")).splitlines()[1].strip().startswith("└─ a")
+    assert [line.split()[:2] for line in str(echo.run("%dream lineage")).splitlines()] == [["b", "(Generate,"], ["└─", "a"]]
 
 
 # --- how results show themselves ------------------------------------------------------------------------------------
@@ -355,13 +400,12 @@ def test_a_handle_shows_its_first_page_and_the_saved_line(echo: Shell) -> None:
     echo.run("%%generate a << -m e -n 30\n<script>alert(1)</script>")
     bundle, _ = echo.ip.display_formatter.format(echo["a"])
     assert set(bundle) == {"text/plain", "text/html"}
-    assert "30 rows · echo · made " in bundle["text/html"]
-    assert "rows 0–9 of 30" in bundle["text/html"]
+    assert "first 10 of 30 rows · echo · made " in bundle["text/html"]
     assert "<script" not in bundle["text/html"]
     again, _ = echo.ip.display_formatter.format(echo["a"])
     assert again == bundle
     rows, _ = echo.ip.display_formatter.format(echo["a"].output)
-    assert "rows 0–9 of 30" in rows["text/plain"]
+    assert "first 10 of 30 rows" in rows["text/plain"]
 
 
 # --- Tab ------------------------------------------------------------------------------------------------------------
@@ -537,7 +581,7 @@ def test_training_shows_a_live_curve_stops_at_once_and_resumes(kernel: Kernel) -
     assert max(points(message) for message in result.messages) >= 10  # on the page, before the run ended
     (last,) = result.outputs
     assert set(last["content"]["data"]) == {"text/plain", "image/svg+xml"}
-    assert "counter · demo · 24 steps · loss " in last["content"]["data"]["text/plain"]
+    assert "counter · demo · 24 steps · learning rate 2e-05 · loss " in last["content"]["data"]["text/plain"]
     assert last["content"]["data"]["image/svg+xml"].count("<polyline") == 2
     assert value(kernel, "'torch' in sys.modules") is False
 

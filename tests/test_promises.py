@@ -172,9 +172,9 @@ def test_a_result_that_shows_anothers_draws_says_so(openai_server: Any, session:
     tweets(openai_server, rows, name="train", temperature=1.0)
     assert notices == []
     tweets(openai_server, rows, name="test", temperature=1.0)
-    assert notices == ["20 of 20 replies are the draws of `train`: add --seed 1 for new ones"]
+    assert notices == ["20 of 20 replies were already drawn for `train`: add --seed 1 for new ones"]
     tweets(openai_server, [*rows[:5], {"topic": "new", "note": 0}], name="more", temperature=1.0)
-    assert notices[1:] == ["5 of 6 replies are the draws of `train`: add --seed 1 for new ones"]
+    assert notices[1:] == ["5 of 6 replies were already drawn for `train`: add --seed 1 for new ones"]
     tweets(openai_server, rows, name="greedy", temperature=0)
     tweets(openai_server, rows, name="greedy again", temperature=0)
     tweets(openai_server, rows, name="fresh", temperature=1.0, seed=1)

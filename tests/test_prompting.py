@@ -317,6 +317,8 @@ def test_retry_failed_asks_only_for_what_failed(rows: Step, session: Session, ll
     assert again.output["text"][:] == TEXTS
     assert openai_server.calls == before + 1
     assert again.key != first.key
+    session.new_execution()
+    assert generate(rows, llm=llm, template="{{ text }}", retry_failed=True).key == again.key  # nothing has failed any more
 
 
 # ------------------------------------------------------------------------------------------------ calls

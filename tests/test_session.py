@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,10 @@ import pytest
 
 from nbdream import Session
 from nbdream.errors import ArgumentError, BrokenFileError, ColumnError, SessionError
+from nbdream.files import Lock
+from nbdream.llms import EchoLLM
+from nbdream.objects import ResultFolder, TableWriter
+from nbdream.steps import DataSource, Generate, concat
 from nbdream.steps.base import Step
 from nbdream.steps.rows import Failure, Row, Selection
 
@@ -361,3 +369,270 @@ def test_a_function_that_reads_rows_counts_their_content(session: Session) -> No
     session.new_execution()
     numbers = Numbers("n", args={"n": 4})
     assert [row["x"] for row in numbers.map(lambda row: {"x": row["number"] + len(numbers)}, name="sum").output] == [4, 5, 6, 7]
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+
+
+class Labelled(Step):
+    """Its arguments have names that mean nothing to the result of nbdream's own steps, and here mean everything."""
+
+    def setup(self) -> None:
+        self.register_arg("column")
+        self.register_arg("timeout")
+        self.register_output("label")
+
+    def run(self) -> Any:
+        return [f"{self.args['column']} {self.args['timeout']}"]
+
+
+def test_every_argument_of_a_step_of_the_users_counts(session: Session) -> None:
+    assert Labelled("l", args={"column": "a", "timeout": 1}).output["label"][0] == "a 1"
+    assert Labelled("l", args={"column": "b", "timeout": 2}).output["label"][0] == "b 2"
+
+
+def test_the_order_of_columns_counts_where_a_function_sees_it(session: Session) -> None:
+    rows = DataSource("rows", {"a": [1], "b": [2]})
+
+    def first(row: dict[str, Any]) -> dict[str, Any]:
+        return {"first": next(iter(row.values()))}
+
+    assert rows.map(first).output["first"][0] == 1
+    assert rows.select_columns(["b", "a"]).map(first).output["first"][0] == 2
+    session.new_execution()
+    assert DataSource("rows", {"b": [2], "a": [1]}).column_names == ["b", "a"]
+    assert "order" in " ".join(session.why("rows"))
+
+
+# ------------------------------------------------------------------------------------------------ staleness
+
+
+class Pair(Step):
+    def setup(self) -> None:
+        self.register_input("left")
+        self.register_input("right")
+        self.register_output("pair")
+
+    def run(self) -> Any:
+        return [f"{left}{right}" for left, right in zip(self.inputs["left"], self.inputs["right"], strict=True)]
+
+
+class Tens(Step):
+    def setup(self) -> None:
+        self.register_input("number")
+        self.register_output("tens")
+
+    def run(self) -> Any:
+        return [number // 10 for number in self.inputs["number"]]
+
+
+def rows_of(session: Session, **columns: list[Any]) -> Any:
+    session.new_execution()
+    return DataSource("rows", columns)
+
+
+def test_stale_by_the_second_column_of_one_input(session: Session) -> None:
+    rows = rows_of(session, a=[1, 2], b=[3, 4])
+    Pair("pair", inputs={"left": rows.output["a"], "right": rows.output["b"]})
+    rows_of(session, a=[1, 2], b=[5, 6])
+    assert session.names.state("pair").state == "stale"
+
+
+def test_fresh_while_the_column_that_was_read_is_the_same(session: Session) -> None:
+    taken = rows_of(session, a=[11, 21], b=[3, 4]).take(1, name="taken")
+    tens = Tens("tens", inputs={"number": taken.output["a"]})
+    Pair("pair", inputs={"left": tens.output["tens"], "right": tens.output["tens"]})
+    rows_of(session, a=[11, 21, 31], b=[5, 6, 7]).take(1, name="taken")
+    assert session.names.state("tens").state == "fresh"
+    taken = rows_of(session, a=[12, 22], b=[3, 4]).take(1, name="taken")
+    assert [session.names.state(name).state for name in ("taken", "tens", "pair")] == ["fresh", "stale", "stale"]
+    Tens("tens", inputs={"number": taken.output["a"]})  # other numbers, the same tens
+    assert [session.names.state(name).state for name in ("tens", "pair")] == ["fresh", "fresh"]
+
+
+def test_stale_by_a_column_that_is_only_shown(session: Session) -> None:
+    half = Odd("half", inputs={"rows": rows_of(session, number=[1, 3], word=["a", "b"])})
+    Double("double", inputs={"number": half.output["half"]})
+    rows_of(session, number=[1, 3], word=["a", "c"])
+    assert [session.names.state(name).state for name in ("half", "double")] == ["stale", "fresh"]
+
+
+def test_stale_when_what_it_was_made_from_is_gone(session: Session) -> None:
+    numbers = Numbers("n", args={"n": 3})
+    Double("d", inputs={"number": numbers.output["number"]})
+    shutil.rmtree(numbers.folder.path)
+    assert "no longer in the session" in session.names.state("d").reasons[0]
+    with pytest.raises(SessionError, match="run its cell again"):
+        session.load("n")
+
+
+# ------------------------------------------------------------------------------------------------ names and cells
+
+
+def test_what_has_failed_leaves_its_name(session: Session) -> None:
+    with pytest.raises(TypeError):
+        Numbers("n", args={"n": "three"})
+    assert Numbers("n", args={"n": 3}).name == "n"
+
+
+def test_a_preview_takes_no_name(session: Session) -> None:
+    rows = DataSource("rows", {"a": ["1", "2"]})
+    made = [Generate("g", {"rows": rows}, {"llm": EchoLLM(), "template": "{{ a }}", "limit": limit}) for limit in (1, None)]
+    assert [(step.name, len(step)) for step in made] == [("g", 1), ("g", 2)]
+
+
+class Waits(Step):
+    def setup(self) -> None:
+        self.register_output("x")
+
+    def run(self) -> Any:
+        while not Path("go").exists():
+            self.stopping.wait(0.01)
+        return [1]
+
+
+def test_a_step_in_the_background_belongs_to_the_cell_that_started_it(session: Session) -> None:
+    session.new_execution({"id": "one"})
+    first = Waits("w", background=True)
+    session.new_execution({"id": "two"})
+    second = Numbers("w", args={"n": 1})
+    Path("go").touch()
+    first.wait()
+    assert (first.name, second.name) == ("w", "w")
+    assert (first.node["cell"], second.node["cell"]) == ({"id": "one"}, {"id": "two"})
+
+
+def test_stopping_waits_for_steps_that_have_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, stopping = Session.run, threading.Event()
+
+    def late(self: Session, step: Step) -> None:
+        stopping.wait(10)
+        run(self, step)
+
+    monkeypatch.setattr(Session, "run", late)
+    with Session(":memory:") as session:
+        step = Numbers("n", args={"n": 3}, background=True)
+        assert session.running() == [step]
+        threading.Timer(0.05, stopping.set).start()
+    assert step.done
+    assert not session.folder.exists()
+
+
+# ------------------------------------------------------------------------------------------------ several at once
+
+
+class Slow(Step):
+    def setup(self) -> None:
+        self.register_output("x")
+
+    def run(self) -> Any:
+        self.stopping.wait(0.2)
+        return [1]
+
+
+def test_two_forced_at_once_are_two_attempts(session: Session) -> None:
+    first = Slow("slow")
+    made: list[Slow] = []
+    threads = [threading.Thread(target=lambda: made.append(Slow("slow", force=True))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {step.key for step in made} == {f"{first.key}-2", f"{first.key}-3"}
+
+
+def test_two_names_pinned_at_once_are_both_kept(session: Session) -> None:
+    def find() -> str:
+        assert session.pin("other", lambda: "2") == "2"
+        return "1"
+
+    assert session.pin("one", find) == "1"
+    assert [session.pin(name, lambda: "9") for name in ("one", "other")] == ["1", "2"]
+
+
+def test_who_asks_whether_a_lock_is_held_does_not_hold_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    path.touch()
+    with path.open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # what is_taken does, for longer
+        assert not Lock(path).is_taken()
+    with Lock(path):
+        assert Lock(path).is_taken()
+
+
+# ------------------------------------------------------------------------------------------------ what must not end it
+
+
+def test_who_watches_cannot_end_the_work(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    session.subscribe(lambda event: 1 // 0)
+    assert len(Numbers("n", args={"n": 3})) == 3
+    assert "watches no longer" in caplog.text
+
+
+def test_no_request_is_sent_after_a_run_has_failed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+
+    class Counting(EchoLLM):
+        async def complete(self, request: Any) -> Any:
+            sent.append(1)
+            return await super().complete(request)
+
+    def full(self: TableWriter, columns: Any) -> None:
+        raise SessionError("the disk is full")
+
+    rows = DataSource("rows", {"a": [str(i) for i in range(6000)]})
+    monkeypatch.setattr(TableWriter, "write", full)
+    llm = Counting(delay=0.02, identity="counting")
+    with pytest.raises(SessionError, match="full") as kept:  # its traceback holds what the run was in the middle of
+        Generate("g", {"rows": rows}, {"llm": llm, "template": "{{ a }}"})
+    before = len(sent)
+    time.sleep(0.2)
+    assert len(sent) == before < 6000
+    assert kept.value is not None
+
+
+def test_a_session_in_memory_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBDREAM_SESSION", ":memory:")
+    with Session("./output") as session:
+        assert session.in_memory
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_another_session_are_refused(tmp_path: Path) -> None:
+    with Session(tmp_path / "one"):
+        numbers = Numbers("n", args={"n": 3})
+    with Session(tmp_path / "two"):
+        with pytest.raises(ArgumentError, match="another session"):
+            Double("d", inputs={"number": numbers.output["number"]})
+        with pytest.raises(ArgumentError, match="another session"):
+            numbers.take(1)
+        assert len(DataSource("copy", numbers.output)) == 3
+
+
+def test_columns_that_are_gone_are_named(session: Session) -> None:
+    numbers = Numbers("n", args={"n": 3})
+    shutil.rmtree(numbers.folder.data)
+    with pytest.raises(BrokenFileError, match="data is broken: it does not hold the 3 rows"):
+        session.load("n").output.table()
+    shutil.rmtree(numbers.folder.path)  # what the hint says
+    assert len(Numbers("n", args={"n": 3}).output.table()) == 3
+
+
+def test_a_graph_of_many_ways_is_opened_once(session: Session) -> None:
+    rows = DataSource("rows", {"a": [1]})
+    for i in range(12):
+        rows = concat(rows, rows.copy(name=f"copy {i}"), name=f"both {i}").take(1, name=f"one {i}")
+    opened: list[Path] = []
+    node = ResultFolder.node
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResultFolder, "node", lambda self: opened.append(self.path) or node(self))
+        assert session.load("one 11").output["a"][:] == [1]
+    assert len(opened) <= 50
+
+
+def test_a_long_chain_is_opened(session: Session) -> None:
+    rows = DataSource("rows", {"a": [1, 2]})
+    for i in range(400):
+        rows = rows.reverse(name=f"step {i}")
+    assert session.load("step 399").output["a"][:] == [1, 2]
+    assert session.names.state("step 399").state == "fresh"

@@ -18,7 +18,7 @@ import pytest
 from nbdream import Session
 from nbdream.errors import ArgumentError, BrokenFileError, DataError, Stopped, TrainingError
 from nbdream.files import Lock, write_json
-from nbdream.steps import DataSource
+from nbdream.steps import DataSource, Prompt
 from nbdream.trainers import TrainHFFineTune
 from nbdream.trainers.arguments import Batch, check_names, cut_batch, devices_of, library_arguments, number, plain_adapter
 from nbdream.trainers.completion import chat_template, max_length_of, prepare_causal, prepare_seq2seq
@@ -430,6 +430,10 @@ def test_what_was_trained_is_loaded(trained: dict[str, Any], models: dict[str, P
         assert again.node["models"][0]["identity"]["content"]
         assert again.examples == inputs[:3]
         assert "model_card" in again.training_card()
+        asked = Prompt("asked", inputs={"prompts": data.take(2).output["question"]}, args={"llm": again, "max_new_tokens": 2})
+        assert {"asked", "tweeter", "rows"} <= {place["use"]["name"] for place in session.graph(asked)["nodes"].values()}
+        assert session.load("asked").output[:] == asked.output[:]
+        assert session.names.state("asked").state == "fresh"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbdream.widgets.curve import MOST_POINTS, History, curve_svg, thin, ticks
+from nbdream.widgets.curve import MOST_POINTS, History, curve_svg, folded, thin, ticks
 from nbdream.widgets.progress import Progress
 from nbdream.widgets.status import ago, live_line, saved_line, saved_training_line, seconds
 from nbdream.widgets.table import shown, table_html, table_text
@@ -83,8 +84,8 @@ def test_a_table_as_text_obeys_no_escape_sequence(text: str) -> None:
 
 def test_a_table_shows_its_first_page_and_says_so() -> None:
     rows = [{"a": number} for number in range(10)]
-    assert "rows 0–9 of 1,000" in table_html(["a"], rows, 1000)
-    assert "rows 0–9 of 1,000" in table_text(["a"], rows, 1000)
+    assert "first 10 of 1,000 rows" in table_html(["a"], rows, 1000)
+    assert "first 10 of 1,000 rows" in table_text(["a"], rows, 1000)
     assert "of 10" not in table_html(["a"], rows, 10)
 
 
@@ -92,6 +93,38 @@ def test_a_table_is_the_same_every_time() -> None:
     rows = [{"a": 1, "b": {"x": [1, None]}}]
     assert table_html(["a", "b"], rows, 1, "n") == table_html(["a", "b"], rows, 1, "n")
     assert " id=" not in table_html(["a", "b"], rows, 1, "n")
+
+
+def test_columns_are_set_by_what_they_hold() -> None:
+    rows = [
+        {"year": 2024, "good": True, "text": "one two three " * 4, "none": None},
+        {"year": None, "good": False, "text": "", "none": None},
+    ]
+    cells = re.findall(r'<td style="([^"]*)">', table_html(list(rows[0]), rows, 2, numbered=False))
+    year, good, text, none = cells[:4]
+    assert "text-align:right" in year
+    assert "nowrap" in year
+    assert "text-align:left" in good
+    assert "white-space:pre" in good.split(";")
+    assert "pre-wrap" in text
+    assert "min-width" in text
+    assert none == good
+    assert cells[4:] == cells[:4]
+
+
+def test_the_rows_are_counted_once() -> None:
+    rows = [{"a": 1}] * 10
+    assert "first 10 of 1,000 rows · gpt-4o-mini · made " in table_html(["a"], rows, 1000, saved_line(NODE))
+    assert table_text(["a"], rows, 1000, "a note").endswith("first 10 of 1,000 rows · a note")
+    assert table_text(["a"], rows, 10, "a note").endswith("\na note")
+
+
+def test_narrow_columns_leave_their_room_to_wide_ones() -> None:
+    row = {"year": 2024, "name": "a name of some length", "text": "word " * 100}
+    head, _, line = table_text(list(row), [row], 1, width=80).splitlines()
+    assert "a name of some length" in line
+    assert 60 < len(line) <= 80
+    assert head.startswith("year   name")
 
 
 def test_an_empty_table() -> None:
@@ -130,6 +163,9 @@ def test_the_saved_line_tells_of_the_work() -> None:
 def test_the_saved_line_of_a_model() -> None:
     last = {"step": 120, "loss": 0.51239, "eval_loss": 0.7}
     assert saved_training_line("demo", NODE, last) == "demo · 120 steps · loss 0.5124 · eval loss 0.7 · made 2026-11-20 in 12 s"
+    made_with = {**NODE, "recipe": {"args": {"learning_rate": 0.0002, "lora": {"r": 8}}}}
+    said = saved_training_line("demo", made_with, {"step": 1, "loss": 2.0})
+    assert said == "demo · LoRA r=8 · 1 step · learning rate 0.0002 · loss 2 · made 2026-11-20 in 12 s"
 
 
 def test_times() -> None:
@@ -190,8 +226,22 @@ def test_ticks_lie_within(low: float, size: float) -> None:
     if low + size <= low:
         return
     found = ticks(low, low + size, 5)
-    assert len(found) <= 6
+    assert len(found) <= 5
     assert all(low - size * 1e-9 <= tick <= low + size * (1 + 1e-9) for tick in found)
+
+
+def test_steps_are_whole_numbers() -> None:
+    drawn = curve_svg({"loss": [(1.0, 2.0), (2.0, 1.0)]})
+    assert re.findall(r'text-anchor="middle">([^<]*)<', drawn) == ["0", "1", "2"]
+
+
+def test_a_long_caption_is_folded() -> None:
+    parts = [f"part number {number}" for number in range(12)]
+    lines = folded(" · ".join(parts))
+    assert " · ".join(lines) == " · ".join(parts)
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 92
+    assert folded("") == []
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def _work(stage: Stage) -> list[tuple[str, Any]]:
     failed, seconds, cost = node.get("failures"), (node.get("made") or {}).get("seconds"), (node.get("usage") or {}).get("cost")
     settings = " · ".join(f"{name} {value}" for name, value in stage.settings.items())
     lines: list[tuple[str, Any]] = [
-        (DATE, stage.finished),
+        (DATE, (stage.finished or "").replace("T", " ").replace("Z", " UTC")),
         ("Rows", None if stage.rows is None else f"{stage.rows:,}" + (f" ok, {failed:,} failed" if failed else "")),
         ("Took", None if seconds is None else f"{seconds:,.1f} s"),
         ("Cost", None if cost is None else f"${cost:,.2f}"),

@@ -97,7 +97,9 @@ def _say(given: argparse.Namespace) -> Any:
 
 
 def _report(given: argparse.Namespace, run: NotebookRun, places: dict[str, Path | None]) -> int:
-    shown = {name: os.path.relpath(path) for name, path in places.items() if path is not None}
+    from nbdream.magics.notebook import shown_path
+
+    shown = {name: shown_path(path) for name, path in places.items() if path is not None}
     if given.json:
         print(json.dumps({"ok": run.ok, **shown, "cells": [asdict(cell) for cell in run.cells]}))
     else:
@@ -149,7 +151,7 @@ def _session(given: argparse.Namespace) -> Session:
 
 
 def _status(given: argparse.Namespace) -> int:
-    from nbdream.magics.dream import status_rows
+    from nbdream.magics.dream import STATUS, status_rows, status_words
     from nbdream.widgets.table import table_text
 
     with _session(given) as session:
@@ -157,7 +159,7 @@ def _status(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(rows))
     elif rows:
-        print(table_text(["name", "state", "rows", "made"], rows, len(rows), width=_width()))
+        print(table_text(STATUS, [status_words(row) for row in rows], len(rows), width=_width()))
     else:
         print("no results yet")
     return 0
@@ -176,10 +178,9 @@ def _card(given: argparse.Namespace) -> int:
 
 
 def _why(given: argparse.Namespace) -> int:
+    from nbdream.magics.dream import why_lines
+
     with _session(given) as session:
-        reasons = session.why(given.name)
-    if given.json:
-        print(json.dumps(reasons))
-    else:
-        print("\n".join(reasons or ["nothing has changed; its cell costs nothing to run again"]))
+        reasons, lines = session.why(given.name), why_lines(session, given.name)
+    print(json.dumps(reasons) if given.json else "\n".join(lines))
     return 0

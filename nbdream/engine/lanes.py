@@ -150,7 +150,8 @@ class Lanes:
                     self._rest_until = max(self._rest_until, time.monotonic() + wait)
             return wait
         self._given_up += 1
-        if error["kind"] == "all" or error.get("unreachable") or (not self._answered and self._given_up >= GIVEN_UP):
+        hopeless = not self._answered and (error.get("no_completion") or self._given_up >= GIVEN_UP)
+        if error["kind"] == "all" or error.get("unreachable") or hopeless:
             raise _EveryoneError(ModelError(f"{self._llm.display_name}: {self._redact(error['message'])}", error.get("hint")))
         return None
 

@@ -39,7 +39,7 @@ class Patience:
         ``answered``: the model has answered something in this kernel; ``elapsed``: seconds since the first try.
         """
         backoff = min(self.most, self.first * 2.0 ** min(tries - 1, 30)) * (0.5 + draw() / 2)
-        strange = bool(error.get("unreachable")) and not answered
+        strange = not answered and bool(error.get("unreachable") or error.get("no_completion"))
         asked = float(error.get("retry_after") or 0)
         # Never earlier than asked for, and not all lanes in the same instant.
         wait = max(backoff, asked * (1 + draw() / 10))

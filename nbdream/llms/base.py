@@ -70,7 +70,8 @@ class Reply:
     """What came back for a request: ``text``, or ``error`` with its ``kind``.
 
     Kinds: ``transient`` (asking again may help), ``row`` (this request is refused), ``all`` (every request would be: wrong key,
-    unknown model). Also in ``error``: ``message``, ``status``, ``retry_after`` in seconds, ``unreachable`` (no connection was made).
+    unknown model). Also in ``error``: ``message``, ``status``, ``retry_after`` in seconds, ``unreachable`` (no connection was made),
+    ``no_completion`` (what came is no reply at all: it may be another kind of server).
     """
 
     text: str | None = None

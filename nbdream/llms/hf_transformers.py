@@ -201,7 +201,9 @@ ARGUMENTS = frozenset({
 
 def demo(**params: Any) -> HFTransformers:
     """The tiny model that ships with nbdream, wherever it is installed."""
-    model = HFTransformers(str(DEMO_FOLDER), identity={"model": DEMO, "content": content(DEMO_FOLDER)}, **params)
+    model = HFTransformers(str(DEMO_FOLDER), **params)
+    more = {name: value for name, value in model.identity.items() if name != "provider"}
+    model.identity = {"provider": model._kind(), "identity": {"model": DEMO, **more}}
     model.model_name = DEMO
     return model
 

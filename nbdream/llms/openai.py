@@ -104,7 +104,7 @@ class OpenAI(LLM):
         except UnicodeEncodeError:
             return failure("row", "the prompt holds half a character (a lone surrogate)")
         except ValueError:  # cut off, or not JSON at all
-            return failure("transient", NO_COMPLETION, hint=WHERE)
+            return failure("transient", NO_COMPLETION, no_completion=True, hint=WHERE)
         return from_completion(answer)
 
     async def aclose(self) -> None:
@@ -166,7 +166,7 @@ def from_completion(answer: Any) -> Reply:
         message, finish = choice["message"], choice.get("finish_reason")
         content = message.get("content")
     except (TypeError, KeyError, IndexError, AttributeError):
-        return failure("transient", NO_COMPLETION, hint=WHERE)
+        return failure("transient", NO_COMPLETION, no_completion=True, hint=WHERE)
     reply = Reply(content, usage=_usage(answer.get("usage")), model=answer.get("model"), finish_reason=finish)
     if finish == "content_filter":
         return _refused(reply, "the provider's content filter stopped the reply", content)
@@ -198,7 +198,7 @@ def to_failure(error: Any, hint: Any = lambda status: None) -> Reply:
     status, headers = int(response.status_code), response.headers
     message = one_line(_said(error), status)
     if status < 400:  # an answer that does not parse
-        return failure("transient", NO_COMPLETION, status, hint=WHERE)
+        return failure("transient", NO_COMPLETION, status, no_completion=True, hint=WHERE)
     if status in EVERYONE or error.code == "insufficient_quota" or getattr(error, "type", None) == "insufficient_quota":
         return failure("all", message, status, hint=HINTS[402] if "quota" in str(error.code) else hint(status))
     transient = status in AGAIN or status >= 500

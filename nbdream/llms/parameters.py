@@ -31,6 +31,8 @@ def checked(name: str, value: Any) -> Any:
         raise ArgumentError(f"{name} is {value!r}", "it is a whole number: 1 or more; leave it out for the default")
     elif name in TEXTS and not isinstance(value, str):
         raise ArgumentError(f"{name} is {value!r}, not a text", f'put it in quotes: "{value}"')
+    elif name == "chat_prompt_template" and "messages" not in value and "{{prompt}}" not in value.replace(" ", ""):
+        raise ArgumentError("chat_prompt_template has no place for the prompt", "write {{prompt}} where it belongs")
     elif name == "stop" and not _is_text_or_texts(value):
         raise ArgumentError(f"stop is {value!r}", 'it is a text or a list of texts: stop=["\\n"]')
     elif name in ("extra", "logit_bias") and not isinstance(value, Mapping):

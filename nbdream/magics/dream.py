@@ -14,7 +14,8 @@ from nbdream.magics.names import is_handle, is_model, trained
 from nbdream.magics.notebook import shown_path
 from nbdream.magics.options import TAKEN_OVER
 from nbdream.widgets.show import View, lines_view, table_view, text_view
-from nbdream.widgets.status import saved_line
+from nbdream.widgets.status import saved_line, saved_training_line
+from nbdream.widgets.table import table_html
 
 if TYPE_CHECKING:
     from nbdream.magics.notebook import Notebook
@@ -36,8 +37,7 @@ def dream(notebook: Notebook, line: str) -> Any:
     """Do what a line of ``%dream`` says; alone, list the verbs."""
     words = split_line(line)
     if not words or words[0] in ("--help", "-h", "?"):
-        width = max(len(verb.usage) for verb in VERBS.values())
-        return text_view("\n".join(f"%dream {verb.usage:{width}}  {verb.summary}" for verb in VERBS.values()))
+        return _verbs()
     name, *rest = words
     verb = VERBS.get(name)
     if verb is None:
@@ -55,6 +55,13 @@ def dream(notebook: Notebook, line: str) -> Any:
     if not few <= len(call.words) <= many:
         raise ArgumentError(f"%dream {name} takes {_count(few, many)}", f"%dream {verb.usage}")
     return verb.do(notebook, call)
+
+
+def _verbs() -> View:
+    width = max(len(verb.usage) for verb in VERBS.values())
+    rows = [{"": f"%dream {verb.usage}", "what it does": verb.summary} for verb in VERBS.values()]
+    lines = (f"%dream {verb.usage:{width}}  {verb.summary}" for verb in VERBS.values())
+    return View({"text/plain": "\n".join(lines), "text/html": table_html(list(rows[0]), rows, len(rows), numbered=False)})
 
 
 def _count(few: int, many: int) -> str:
@@ -255,7 +262,7 @@ def _failures(notebook: Notebook, call: Call) -> Any:
 
 def _lineage(notebook: Notebook, call: Call) -> View:
     session = notebook.session()
-    found = [_handle(notebook, word) for word in call.words] or [session.load(name) for name in session.names]
+    found = [_handle(notebook, word) for word in call.words] or [session.load(row["name"]) for row in status_rows(session) if row["made"]]
     graphs = [session.graph(thing.step if is_model(thing) else thing) for thing in found]
     above = {use for graph in graphs for use in graph["nodes"] if use != graph["root"]}
     trees = [_tree(graph, graph["root"], 0) for graph in graphs if graph["root"] not in above]  # the others stand in one of these
@@ -264,7 +271,10 @@ def _lineage(notebook: Notebook, call: Call) -> View:
 
 def _tree(graph: dict[str, Any], use: str, depth: int) -> list[str]:
     found = graph["nodes"][use]
-    line = f"{'   ' * depth}{'└─ ' if depth else ''}{found['use']['name']} ({found['node'].get('type')}, {saved_line(found['node'])})"
+    node = found["node"]
+    base = next((str(model.get("name")) for model in node.get("models") or ()), "")
+    said = saved_training_line(base, node, {}) if node.get("kind") == "run" else saved_line(node)
+    line = f"{'   ' * depth}{'└─ ' if depth else ''}{found['use']['name']} ({node.get('type')}, {said})"
     below = dict.fromkeys(source["use"] for source in found["use"]["inputs"].values())
     return [line, *(text for source in below for text in _tree(graph, source, depth + 1))]
 

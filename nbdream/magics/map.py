@@ -49,13 +49,11 @@ def plan(notebook: Notebook, call: Call) -> Plan:
         rows = rows_of(source, call.name)
         if not hasattr(rows, "map"):  # the output of a step, rather than the step
             rows = rows.step
-        name = call.name
-        if "limit" in call.options:  # a preview has names of its own, so that the result's stays where it is
-            name = f"{call.name} (first {call.options['limit']})"
-            rows = rows.take(call.options["limit"], name=f"{name}, rows")
+        if "limit" in call.options:
+            rows = rows.take(call.options["limit"], name=f"{call.name} (first rows)")
         read = columns_of(rows.column_names, columns)
         try:
-            return rows.map(functools.partial(on_row, function, read), name=name, input_columns=read, **given(call, "background"))
+            return rows.map(functools.partial(on_row, function, read), name=call.name, input_columns=read, **given(call, "background"))
         except NbDreamError:
             raise
         except Exception as error:

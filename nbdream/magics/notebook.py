@@ -74,6 +74,7 @@ class Notebook:
             if active.folder == session.folder and not session.in_memory:
                 self._watch(active)
                 return active  # type: ignore[no-any-return]
+            session.prepare()  # one that cannot be opened does not close the one that is
             active.stop()
         session.start()
         atexit.register(self._close, session)
@@ -196,7 +197,7 @@ class Notebook:
 
     async def run_awaited(self, call: Call, plan: Plan) -> Any:
         """Do what a cell says while the notebook's loop stays free."""
-        work = _Watched(self, plan)
+        work = _Watched(self, call, plan)
         self._work.add(work)
         try:
             handle = await awaiting.awaited(work.call, work.stop, work.progress.tick, call.name)
@@ -207,7 +208,7 @@ class Notebook:
 
     def run_blocking(self, call: Call, plan: Plan) -> Any:
         """Do what a cell says where nothing can be awaited."""
-        work = _Watched(self, plan)
+        work = _Watched(self, call, plan)
         self._work.add(work)
         try:
             handle = awaiting.blocking(work.call, work.stop, work.progress.tick, call.name)
@@ -228,10 +229,10 @@ class Notebook:
 class _Watched:
     """A plan being carried out: its progress, and a way to stop it."""
 
-    def __init__(self, notebook: Notebook, plan: Plan) -> None:
+    def __init__(self, notebook: Notebook, call: Call, plan: Plan) -> None:
         self._plan = plan
         self._session = notebook.session()
-        self._door = _Door(self._session)
+        self._door = _Door(self._session, preview="limit" in call.options)
         self.progress = Progress(NotebookScreen() if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note)
         self._leave = self._session.subscribe(self.progress.take)
 
@@ -257,16 +258,21 @@ class _Watched:
 
 
 class _Door:
-    """The session as one cell's work sees it: it knows which steps are the cell's, and lets none in once it is shut."""
+    """The session as one cell's work sees it: it knows which steps are the cell's, and lets none in once it is shut.
 
-    def __init__(self, session: Session) -> None:
+    Nothing that a preview runs moves a pointer.
+    """
+
+    def __init__(self, session: Session, *, preview: bool) -> None:
         self._session = session
+        self._preview = preview
         self._steps: list[Any] = []
         self._shut = False
 
     def announce(self, step: Any) -> None:
         """Let a step of this cell into the session."""
         step.runner = self._session
+        step.preview = step.preview or self._preview
         self._steps.append(step)
         if self._shut:
             raise Stopped(awaiting.INTERRUPTED, awaiting.GOES_ON)

@@ -16,9 +16,7 @@ FROM = Option(name="from", kind="expression", help="the rows: a result, a frame,
 MODEL = Option(name="model", kind="model", short="-m", help="the model: a variable, a trained model, or provider/model")
 COLUMN = Option(name="column", help="the column that an instruction without {{ }} is about")
 FORCE = Option(name="force", kind="flag", help="overwrite a variable that nbdream did not bind")
-LIMIT = Option(
-    name="limit", kind="integer", help="try the first rows only: a preview; the session's result of this name stays as it is"
-)
+LIMIT = Option(name="limit", kind="integer", help="try the first rows only: a preview; the session's result of this name stays as it is")
 BACKGROUND = Option(name="background", kind="flag", help="return at once; using the result waits for it")
 
 SAMPLING = (

@@ -262,9 +262,7 @@ class Step(StepHandle):
         if isinstance(value, OutputDataset) and name not in self.reads_datasets() and value.num_columns == 1:
             value = value[value.column_names[0]]
         if isinstance(value, (OutputDataset, OutputDatasetColumn)) and Path(value.step.runner.folder) != Path(self.runner.folder):
-            raise ArgumentError(
-                f"input {name!r} of {self.name!r} comes from another session", "run its cell again here, or copy it: DataSource('name', data=…)"
-            )
+            raise ArgumentError(f"input {name!r} of {self.name!r} comes from another session", "run its cell again in this one")
         if isinstance(value, OutputDatasetColumn) or (isinstance(value, OutputDataset) and name in self.reads_datasets()):
             return value
         if isinstance(value, OutputDataset):

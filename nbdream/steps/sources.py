@@ -17,6 +17,8 @@ from nbdream.steps.returns import Batch, LazyRowBatches, LazyRows, normalize
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nbdream.objects import ResultFolder
+
 
 class _Source(Step):
     """A step without inputs, whose columns are known once the data is read."""
@@ -60,6 +62,11 @@ class DataSource(_Source):
         if self._batches is not None:
             return self.give(self._batches, sum(map(num_rows, self._batches)))
         return self.give(read_function(self.args["data"], self.name), self.args["total_num_rows"])
+
+    def load(self, folder: ResultFolder, node: Mapping[str, Any]) -> None:
+        """Make the output of what is on disk, and let go of what was read to digest it."""
+        super().load(folder, node)
+        self._batches = []
 
 
 class HFDatasetDataSource(DataSource):
@@ -222,7 +229,7 @@ def read_function(function: Callable[[], Any], name: str) -> Iterator[Batch]:
 
 
 def content(batches: Iterable[Batch]) -> dict[str, Any]:
-    """The number of rows and the digest of each column."""
+    """The number of rows, the digest of each column and, where there are several, their order."""
     digests: dict[str, ColumnDigest] = {}
     rows = 0
     for batch in batches:
@@ -230,7 +237,8 @@ def content(batches: Iterable[Batch]) -> dict[str, Any]:
         for name in column_names(batch):
             values = batch[name] if isinstance(batch, dict) else batch.column(name).to_pylist()
             digests.setdefault(name, ColumnDigest()).update(values)
-    return {"rows": rows, "columns": {name: digest.hexdigest() for name, digest in digests.items()}}
+    found = {"rows": rows, "columns": {name: digest.hexdigest() for name, digest in digests.items()}}
+    return {**found, "order": list(digests)} if len(digests) > 1 else found
 
 
 def column_names(batch: Batch) -> list[str]:

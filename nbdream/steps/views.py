@@ -145,8 +145,10 @@ class SortStep(View):
         columns, reverse = self.args["column_names"], self.args["reverse"]
         directions = reverse if isinstance(reverse, list) else [reverse] * len(columns)
         keys = [(name, "descending" if down else "ascending") for name, down in zip(columns, directions, strict=True)]
+        # What is the default is not said: pyarrow is about to have it said by key, which its older versions do not know.
+        nulls = {} if self.args["null_placement"] == "at_end" else {"null_placement": self.args["null_placement"]}
         try:
-            order = pc.sort_indices(self.rows.table(columns), sort_keys=keys, null_placement=self.args["null_placement"])
+            order = pc.sort_indices(self.rows.table(columns), sort_keys=keys, **nulls)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
             raise DataError(f"rows cannot be sorted by {', '.join(columns)}", "sort by columns of text, numbers or dates") from None
         return Selection(order.cast(pa.int64()))

@@ -60,7 +60,8 @@ def check_kinds(given: Mapping[str, Any], annotations: Mapping[str, str]) -> Non
         kinds, shown = KINDS.get(annotations.get(name, "").removesuffix(" | None"), ((object,), ""))
         wrong_bool = isinstance(value, bool) and bool not in kinds and object not in kinds
         if value is not None and (wrong_bool or not isinstance(value, kinds)):
-            raise ArgumentError(f"{name} is {value!r}, not {shown}", f"for example {name}: {EXAMPLES[shown]}")
+            said = repr(value) if isinstance(value, (str, int, float, list, dict)) else f"a {type(value).__name__}"
+            raise ArgumentError(f"{name} is {said}, not {shown}", f"for example {name}: {EXAMPLES[shown]}")
 
 
 EXAMPLES = {"true or false": "true", "a whole number": "10", "a number": "0.1", "a text": "text"}

@@ -41,9 +41,7 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def table_html(
-    columns: Sequence[str], rows: Sequence[Mapping[str, Any]], total: int, note: str = "", *, numbered: bool = True
-) -> str:
+def table_html(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], total: int, note: str = "", *, numbered: bool = True) -> str:
     """The first page as HTML. Whatever a model wrote is text in it."""
     styles = {name: _style([row.get(name) for row in rows]) for name in list(columns)[:COLUMNS]}
     head = "".join(

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 
 from nbdream.errors import MissingPackageError, ModelError, NbDreamError
 from nbdream.workers.chat import prompt_text
+from nbdream.workers.failures import hint_for
 from nbdream.workers.loading import load
 from nbdream.workers.sampling import RowParams, RowSampler, RowStopper, cut
 
@@ -33,6 +34,8 @@ DEFAULT_MAX_NEW_TOKENS = 256
 
 BATCH_ROWS = 64
 """How many rows are generated together at most."""
+
+CHECK = "look at the model's settings: device, dtype, adapter_name, quantization_config, chat_prompt_template"
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
 PARENT_SECONDS = 2.0
@@ -50,7 +53,7 @@ def describe(error: BaseException, model: str) -> dict[str, Any]:
     said = lines[0] if lines else type(error).__name__
     if "trust_remote_code" in str(error):
         return {"kind": "model", "message": f"{model} brings code of its own", "hint": "read it, then give trust_remote_code=True"}
-    return {"kind": "model", "message": f"{model} cannot be used: {type(error).__name__}: {said[:300]}", "hint": None}
+    return {"kind": "model", "message": f"{model} cannot be used: {type(error).__name__}: {said[:300]}", "hint": hint_for(said) or CHECK}
 
 
 def row_seed(request: Mapping[str, Any]) -> int:

@@ -59,9 +59,12 @@ class Run:
 
     def meet(self) -> None:
         """Join the other ranks. They meet by a file: a TCP store would listen on every interface of the machine."""
+        import torch
+
+        if self.spec.get("device") not in (None, "cpu") and not torch.cuda.is_available():
+            raise DataError("there is no GPU here that torch can use", "leave device out, or give cpu")
         if self.world == 1:
             return
-        import torch
         import torch.distributed as dist
 
         if not self.cpu:

@@ -12,6 +12,16 @@ function add(parent, name, attributes, text) {
   return element;
 }
 
+// Round numbers between low and high, at most `most` of them.
+function ticks(low, high, most) {
+  const size = 10 ** Math.floor(Math.log10((high - low) / most));
+  for (const step of [1, 2, 5, 10, 20].map((factor) => size * factor)) {
+    const first = Math.ceil(low / step), count = Math.floor(high / step) - first + 1;
+    if (count <= most) return Array.from({ length: count }, (_, at) => (first + at) * step);
+  }
+  return [];
+}
+
 function draw(svg, series) {
   svg.replaceChildren();
   const names = Object.keys(series).filter((name) => series[name].length);
@@ -28,12 +38,11 @@ function draw(svg, series) {
   y0 -= pad; y1 += pad;
   const px = (x) => L + (x / x1) * (W - L - R);
   const py = (y) => T + ((y1 - y) / (y1 - y0)) * (H - T - B);
-  for (let i = 0; i <= 4; i++) {
-    const y = y0 + ((y1 - y0) * i) / 4;
+  for (const y of ticks(y0, y1, 5)) {
     add(svg, "line", { x1: L, x2: W - R, y1: py(y), y2: py(y), stroke: "currentColor", "stroke-opacity": 0.12 });
-    add(svg, "text", { x: L - 6, y: py(y) + 4, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, y.toPrecision(3));
-    const x = Math.round((x1 * i) / 4);
-    if (i && x === Math.round((x1 * (i - 1)) / 4)) continue;
+    add(svg, "text", { x: L - 6, y: py(y) + 4, "text-anchor": "end", "font-size": 11, fill: "currentColor" }, String(Number(y.toPrecision(4))));
+  }
+  for (const x of ticks(0, x1, 6).filter(Number.isInteger)) {
     add(svg, "text", { x: px(x), y: H - 10, "text-anchor": "middle", "font-size": 11, fill: "currentColor" }, x.toLocaleString("en"));
   }
   names.forEach((name, at) => {
