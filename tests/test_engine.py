@@ -480,7 +480,8 @@ def test_a_key_that_is_withdrawn_ends_the_run_and_loses_nothing(engine: Engine, 
     kept, before = len(engine._cache), server.calls
     assert 50 - 5 <= kept < 50 + 5  # five lanes
     texts(engine, llm, [str(n) for n in range(100)])
-    assert server.calls - before == 100 - kept
+    # A request of the first run that was called off may reach the server only now: one a lane at most.
+    assert 100 - kept <= server.calls - before <= 100 - kept + 5
 
 
 def test_an_unreachable_server_is_given_up_soon(engine: Engine) -> None:
