@@ -199,8 +199,7 @@ class Session:
 
     def running(self) -> list[Step]:
         """The steps that run now: each can be stopped by ``step.stopping.set()``."""
-        self._running = {step for step in self._running if not step.done}  # some were stopped before they came to `run`
-        return list(self._running)
+        return [step for step in list(self._running) if not step.done]  # one that was stopped may never have come to `run`
 
     def _free_name(self, name: str, key: str) -> str:
         """``name``, or ``name #2`` … (``X (map #2)``) when this execution gave it to another recipe."""

@@ -636,3 +636,7 @@ def test_a_long_chain_is_opened(session: Session) -> None:
         rows = rows.reverse(name=f"step {i}")
     assert session.load("step 399").output["a"][:] == [1, 2]
     assert session.names.state("step 399").state == "fresh"
+
+
+def test_help_tells_what_a_step_takes() -> None:
+    assert Numbers.help == "Numbers(name, inputs, args, outputs)\n  args:\n    n\n    note = None\n  outputs:\n    number\n    word"

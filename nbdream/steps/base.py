@@ -44,6 +44,22 @@ class Registered:
         self.required, self.default, self.help = required, default, help
 
 
+class _Help:
+    """``Class.help`` and ``instance.help``: what a step takes and makes, as text."""
+
+    def __get__(self, instance: Step | None, owner: type[Step]) -> str:
+        blank = object.__new__(owner) if instance is None else instance
+        if instance is None:
+            blank._declare()
+        lines = [f"{owner.__name__}(name, inputs, args, outputs)"]
+        for what, declared in (("inputs", blank._inputs_declared), ("args", blank._args_declared), ("outputs", blank.outputs_declared)):
+            lines += [f"  {what}:"] if declared else []
+            for name, entry in declared.items():
+                note = "" if what == "outputs" or entry.required else f" = {entry.default!r}"
+                lines.append(f"    {name}{note}" + (f"  {entry.help}" if entry.help else ""))
+        return "\n".join(lines)
+
+
 class Step(StepHandle):
     """A node of the graph. Subclass it, declare in `setup`, return rows from `run`.
 
@@ -56,6 +72,7 @@ class Step(StepHandle):
 
     _progress: float
 
+    help = _Help()
     version: ClassVar[float | str] = 1.0
     """Change it to have a step run again whose code cannot tell that it changed."""
     kind: ClassVar[str] = "step"
