@@ -3,6 +3,7 @@
     NbDreamError
     ├── ArgumentError            an unknown option, argument or YAML key; a bad value
     │   ├── ColumnError          a column that is not there
+    │   ├── SplitError           a split that is not there
     │   └── TemplateError        a template that does not parse, or meets a null
     ├── DataError                rows that cannot be read, or that a step cannot use
     │   ├── StepOutputError      a step returned something that is not rows
@@ -50,6 +51,10 @@ class ColumnError(ArgumentError, KeyError):
     """A column that the data does not have."""
 
     __str__ = NbDreamError.__str__  # KeyError would print the repr
+
+
+class SplitError(ArgumentError, AttributeError):
+    """A split (``.train``, ``.validation``, ``.test``) that a result does not have."""
 
 
 class TemplateError(ArgumentError):

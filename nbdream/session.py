@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nbdream import __version__, context
-from nbdream.errors import ArgumentError, BrokenFileError, NbDreamError, SessionError, Stopped, nearest
+from nbdream.errors import ArgumentError, BrokenFileError, NbDreamError, SessionError, SplitError, Stopped, nearest
 from nbdream.files import Lock, disk_errors, read_object, write_json
 from nbdream.fingerprint import digest
 from nbdream.lineage import Names, graph, now
@@ -347,9 +347,9 @@ class Session:
         """One part of ``handle``'s rows, by the rule that was set for its name."""
         rule = (self.names.read(handle.name) or {}).get("splits")
         if rule is None:
-            raise ArgumentError(f"{handle.name} is not split", f"%dream split {handle.name} 0.9 0.1")
+            raise SplitError(f"{handle.name} is not split", f"%dream split {handle.name} 0.9 0.1")
         if part not in rule["sizes"]:
-            raise ArgumentError(f"{handle.name} has no split {part!r}", f"its splits are: {', '.join(rule['sizes'])}")
+            raise SplitError(f"{handle.name} has no split {part!r}", f"its splits are: {', '.join(rule['sizes'])}")
         sizes = {f"{name}_size": size for name, size in rule["sizes"].items()}
         return handle.splits(**sizes, seed=rule["seed"], stratify_by_column=rule["stratify_by_column"])[part]
 

@@ -179,3 +179,19 @@ def test_a_result_that_shows_anothers_draws_says_so(openai_server: Any, session:
     tweets(openai_server, rows, name="greedy again", temperature=0)
     tweets(openai_server, rows, name="fresh", temperature=1.0, seed=1)
     assert len(notices) == 2
+
+
+def test_force_asks_again_and_keeps_what_was_there(openai_server: Any, session: Session) -> None:
+    rows = DataSource("topics", data=ROWS[:10])
+
+    def make(**options: Any) -> Generate:
+        session.new_execution()
+        args = {"llm": model(openai_server), "template": "Write about {{ topic }}."}
+        return Generate("tweets", inputs={"rows": rows.output}, args=args, **options)
+
+    first = list(make().output["generation"])
+    again = list(make(force=True).output["generation"])
+    assert openai_server.calls == 20
+    assert first != again
+    assert list(make().output["generation"]) == again, "the newest attempt is the result"
+    assert openai_server.calls == 20

@@ -640,3 +640,11 @@ def test_a_long_chain_is_opened(session: Session) -> None:
 
 def test_help_tells_what_a_step_takes() -> None:
     assert Numbers.help == "Numbers(name, inputs, args, outputs)\n  args:\n    n\n    note = None\n  outputs:\n    number\n    word"
+
+
+def test_a_result_that_is_not_split_has_no_train(session: Session) -> None:
+    assert not hasattr(Numbers("n", args={"n": 10}), "train")
+    with pytest.raises(ArgumentError, match="%dream split n"):
+        _ = session.load("n").train
+    session.set_splits("n", {"train": 0.5, "validation": 0.5})
+    assert len(session.load("n").train) == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -167,6 +168,7 @@ def said(cell: Any) -> str:
         text = "".join(output.get("text") or (output.get("data") or {}).get("text/plain") or "")
         lines = [part.strip() for part in text.splitlines() if part.strip()]
         if lines and not text.startswith("{"):  # a card's last line says nothing
+            lines[-1] = re.sub(r"^first [\d,]+ of ", "", lines[-1])
             return lines[-1] if len(lines[-1]) <= 120 else lines[-1][:119] + "…"
     return ""
 

@@ -193,7 +193,8 @@ class Step(StepHandle):
     ) -> Iterator[list[Reply]]:
         """Put requests to a model through the session's engine: a list of ``draws`` replies for each, in order.
 
-        Progress, usage and stopping are seen to. A failed request gives a reply with ``error``.
+        Progress, usage and stopping are seen to. A failed request gives a reply with ``error``. A further attempt that
+        ``force`` asked for gets replies of its own; one for ``retry_failed`` shares those that are there.
         """
         sampled = False
 
@@ -211,6 +212,7 @@ class Step(StepHandle):
             on_progress=lambda p: self._report(p, total, draws),
             stop=self.stopping,
             retry_failed=retry_failed,
+            attempt="" if retry_failed else self.key.partition("-")[2],
             by=self.name,
         )
         self._asked.append(stream)
