@@ -38,6 +38,13 @@ _PUT = (
 # One row holds the whole answer: each row of an answer is handed over by a queue, which costs more than reading it.
 _READ = "SELECT json_group_object(key, json(value)) FROM calls WHERE key IN (SELECT value FROM json_each(?))"
 _PAGE = "SELECT json_group_object(key, json(value)), max(key) FROM (SELECT key, value FROM calls WHERE key > ? ORDER BY key LIMIT ?)"
+_PAID = (
+    "SELECT json_group_array(json_object('by', paid_by, 'model', model, 'calls', calls, 'failed_calls', failed, 'input_tokens', input,"
+    " 'output_tokens', output)) FROM (SELECT json_extract(value, '$.by') AS paid_by, json_extract(value, '$.model') AS model,"
+    " count(*) AS calls, sum(json_extract(value, '$.error') IS NOT NULL) AS failed,"
+    " coalesce(sum(json_extract(value, '$.usage.input_tokens')), 0) AS input,"
+    " coalesce(sum(json_extract(value, '$.usage.output_tokens')), 0) AS output FROM calls GROUP BY 1, 2 ORDER BY min(rowid))"
+)
 
 _MAGIC = b"SQLite format 3\0"
 _END = "--no more--"  # sqlitedict's mark after the last row of an answer
@@ -92,6 +99,11 @@ class CallCache:
         while last is not None:
             page, last = self._ask(_PAGE, last, READ_AT_ONCE)
             yield from sorted(self._decode(page).items())
+
+    def paid(self) -> list[Value]:
+        """What the stored replies cost: ``calls failed_calls input_tokens output_tokens`` for each ``by`` (a step's name) and ``model``."""
+        paid: list[Value] = json.loads(self._ask(_PAID)[0])
+        return paid
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self.items())

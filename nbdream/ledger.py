@@ -67,7 +67,9 @@ def by(nodes: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], st
     return {name: of_nodes(group) for name, group in groups.items()}
 
 
-def by_model(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Usage]:
-    """The usage of ``nodes`` by model; a node that asked several counts under all of their names together."""
-    asked = (node for node in nodes if node.get("usage"))
-    return by(asked, lambda node: " + ".join(str(model.get("name")) for model in node.get("models") or []) or "no model")
+def of_calls(paid: Iterable[Mapping[str, Any]], key: str, unnamed: str) -> dict[str, Usage]:
+    """What stored replies cost (see `CallCache.paid`), grouped by ``key``: ``by`` or ``model``."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for part in paid:
+        groups.setdefault(str(part[key] or unnamed), []).append(part)
+    return {name: total(group) for name, group in groups.items()}

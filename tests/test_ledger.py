@@ -43,4 +43,15 @@ def test_groups() -> None:
     grouped = ledger.by(nodes, lambda node: node["type"])
     assert list(grouped) == ["Generate", "Map"]
     assert grouped["Generate"]["calls"] == 3
-    assert {name: usage["calls"] for name, usage in ledger.by_model(nodes).items()} == {"gpt": 1, "gpt + judge": 2}
+
+
+def test_stored_replies_by_step_and_by_model() -> None:
+    paid = [
+        {"by": "a", "model": "gpt", "calls": 3, "failed_calls": 1, "input_tokens": 30, "output_tokens": 6},
+        {"by": "b", "model": "gpt", "calls": 1, "failed_calls": 0, "input_tokens": 10, "output_tokens": 2},
+        {"by": None, "model": None, "calls": 2, "failed_calls": 0, "input_tokens": 0, "output_tokens": 0},
+    ]
+    by_step = ledger.of_calls(paid, "by", "asked directly")
+    assert {name: usage["calls"] for name, usage in by_step.items()} == {"a": 3, "b": 1, "asked directly": 2}
+    by_model = ledger.of_calls(paid, "model", "unknown")
+    assert {name: (usage["calls"], usage["input_tokens"]) for name, usage in by_model.items()} == {"gpt": (4, 40), "unknown": (2, 0)}

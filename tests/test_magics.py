@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nbdream.errors import ArgumentError, NbDreamError, SessionError
+from nbdream import context
+from nbdream.errors import ArgumentError, NbDreamError, SessionError, Stopped
 from nbdream.magics.completion import complete
 from nbdream.magics.extension import CELL_MAGICS
 from tests.notebook import CellResult, Kernel, Shell, kernel_in
@@ -367,9 +368,9 @@ def test_why_tells_the_past_from_the_present(echo: Shell) -> None:
 
 
 def cost(shell: Shell) -> dict[str, list[str]]:
-    """The lines of ``%dream cost``: calls, cached and failed calls."""
+    """The lines of ``%dream cost``: calls that were paid, calls that were not, and failed ones."""
     lines = str(shell.run("%dream cost")).splitlines()[2:-1]
-    return {name.strip(): counts.split()[:3] for name, counts in ((line[:10], line[10:]) for line in lines)}
+    return {name: counts[:3] for name, *counts in (re.split(r"\s{2,}", line.strip()) for line in lines)}
 
 
 def test_cost_counts_calls(echo: Shell) -> None:
@@ -378,8 +379,29 @@ def test_cost_counts_calls(echo: Shell) -> None:
     echo.run("%%generate a -m e -n 5\nHello")
     echo.run("%%generate again -m e -n 5\nHello")  # the same result under another name
     found = cost(echo)
-    assert found["a"] == ["5", "2", "0"]
-    assert found["model echo"] == found["all"] == ["5", "2", "0"]
+    assert found["a"] == found["all"] == ["5", "2", "0"]
+    assert "again" not in found, "it asked for nothing"
+    assert found["model echo"][0] == "5"
+    echo["e"].generate(["by hand"])
+    assert cost(echo)["asked directly"] == ["1", "0", "0"]
+
+
+def test_what_was_paid_before_an_interrupt_counts(shell: Shell) -> None:
+    shell.run("%dream open ./output")
+    shell.run("%dream model slow = echo/slow delay=0.05 max_concurrency=1")
+    session: Any = context.current()
+
+    def stop_early(event: dict[str, Any]) -> None:
+        if event["type"] == "step.progress" and event["done"]:
+            for step in session.running():
+                step.stopping.set()
+
+    session.subscribe(stop_early)
+    with pytest.raises(Stopped):
+        shell.run("%%generate long -m slow -n 500\nHello")
+    paid, cached, _ = cost(shell)["long"]
+    assert 1 <= int(paid) < 500
+    assert cached == "0"
 
 
 def test_card_and_lineage(echo: Shell) -> None:

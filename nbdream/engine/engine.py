@@ -135,6 +135,10 @@ class Engine:
                 await asyncio.wait_for(llm.aclose(), 2)
         self._lanes.clear()
 
+    def paid(self) -> list[dict[str, Any]]:
+        """What the stored replies cost, by the step that paid and by model; see `CallCache.paid`."""
+        return self._cache.paid()
+
     # --- in the step's thread -----------------------------------------------------------------------------------------
 
     def stream(

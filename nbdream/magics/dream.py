@@ -207,27 +207,31 @@ def _cost(notebook: Notebook, call: Call) -> View:
 
 
 def cost_view(session: Any) -> View:
-    """Calls and tokens of a session's results, with those that a name had before: by result, by model and in all."""
+    """What was paid for, by result and by model, as the stored replies say it; and what a result took from the cache instead."""
     from nbdream import ledger
     from nbdream.objects import ResultFolder
 
-    named, found = [], {}
+    found = {}
     for name in session.names:
-        for recipe in dict.fromkeys(str(entry["recipe"]) for entry in session.names.read(name)["history"]):
-            node = ResultFolder(session.folder / "objects" / recipe).node()
+        for entry in session.names.read(name)["history"]:
+            node = ResultFolder(session.folder / "objects" / str(entry["recipe"])).node()
             if node is not None and node.get("usage"):
-                found[recipe] = node
-                named.append({**node, "name": name})
-    nodes = list(found.values())  # two names of one result were paid for once
-    groups = list(ledger.by(named, lambda node: str(node["name"])).items())
-    groups += [(f"model {name}", usage) for name, usage in ledger.by_model(nodes).items()] + [("all", ledger.of_nodes(nodes))]
-    rows = [{"": name, **{shown: usage[key] for shown, key in COUNTS.items()}} for name, usage in groups]
-    return table_view(["", *COUNTS], rows, "money: unknown, there is no price table")
+                found[str(entry["recipe"])] = node
+    paid = session.engine.paid()
+    taken = {name: usage["cached_calls"] for name, usage in ledger.by(found.values(), lambda node: str(node["name"])).items()}
+    rows = [
+        {"": name, **usage, "cached_calls": taken.get(name, 0)} for name, usage in ledger.of_calls(paid, "by", "asked directly").items()
+    ]
+    rows += [{"": name, **ledger.nothing(), "cached_calls": count} for name, count in taken.items() if all(row[""] != name for row in rows)]
+    whole = {"": "all", **ledger.total(paid), "cached_calls": sum(taken.values())}
+    rows += [{"": f"model {name}", **usage, "cached_calls": ""} for name, usage in ledger.of_calls(paid, "model", "unknown").items()]
+    shown = [{"": row[""], **{title: row[key] for title, key in COUNTS.items()}} for row in [*rows, whole]]
+    return table_view(["", *COUNTS], shown, "money: unknown, there is no price table")
 
 
 COUNTS = {
-    "calls": "calls",
-    "cached": "cached_calls",
+    "calls paid": "calls",
+    "from the cache": "cached_calls",
     "failed": "failed_calls",
     "input tokens": "input_tokens",
     "output tokens": "output_tokens",
