@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -64,6 +65,8 @@ def _isolate(home: Path, hub_port: int) -> None:
     importlib.import_module("sitecustomize")
 
 
+# What a shell starts in the background ignores SIGINT, and so would all that it starts; the tests interrupt for real.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 HOME = Path(tempfile.mkdtemp(prefix="nbdream-tests-"))
 HUB_PORT = free_port()
 _isolate(HOME, HUB_PORT)
