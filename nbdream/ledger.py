@@ -37,14 +37,6 @@ def add_reply(usage: Usage, reply: Answer) -> None:
             usage[f"cached_{side}"] += tokens
 
 
-def of_replies(replies: Iterable[Answer]) -> Usage:
-    """The usage of ``replies``."""
-    usage = nothing()
-    for reply in replies:
-        add_reply(usage, reply)
-    return usage
-
-
 def total(usages: Iterable[Mapping[str, Any] | None]) -> Usage:
     """The sum of usages; what one of them does not say counts as nothing."""
     summed = nothing()

@@ -13,8 +13,15 @@ KNOWN = Reply("a", usage={"input_tokens": 5, "output_tokens": 2}, cached=True)
 REFUSED = failure("row", "no")
 
 
+def usage_of(replies: list[Reply]) -> ledger.Usage:
+    usage = ledger.nothing()
+    for reply in replies:
+        ledger.add_reply(usage, reply)
+    return usage
+
+
 def test_usage_of_replies() -> None:
-    assert ledger.of_replies([PAID, PAID, KNOWN, REFUSED]) == {
+    assert usage_of([PAID, PAID, KNOWN, REFUSED]) == {
         "calls": 3, "cached_calls": 1, "failed_calls": 1, "input_tokens": 25, "output_tokens": 8,
         "cached_input_tokens": 5, "cached_output_tokens": 2, "cost": None,
     }  # fmt: skip
@@ -23,9 +30,9 @@ def test_usage_of_replies() -> None:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([PAID, KNOWN, REFUSED]), max_size=20), st.integers(0, 20))
 def test_the_whole_is_the_sum_of_its_parts(replies: list[Reply], cut: int) -> None:
-    parts = [ledger.of_replies(replies[:cut]), ledger.of_replies(replies[cut:])]
-    assert ledger.total(parts) == ledger.of_replies(replies)
-    assert ledger.of_nodes([{"usage": part} for part in parts]) == ledger.of_replies(replies)
+    parts = [usage_of(replies[:cut]), usage_of(replies[cut:])]
+    assert ledger.total(parts) == usage_of(replies)
+    assert ledger.of_nodes([{"usage": part} for part in parts]) == usage_of(replies)
 
 
 def test_nodes_without_calls_count_as_nothing() -> None:

@@ -482,7 +482,7 @@ def failed_rows(step: Any, folder: ResultFolder, node: Mapping[str, Any], carrie
 
 
 class SuperStep(Step):
-    """A step that runs other steps inside its ``run``; they are named ``Parent / Child``."""
+    """A step that runs other steps inside its ``run``."""
 
 
 def _made_by(argument: Any) -> dict[str, Any] | None:
