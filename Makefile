@@ -44,10 +44,10 @@ docs: $(READY) ## Write the reference from the code
 	@$(BIN)/python -m scripts.reference
 
 bench: $(READY) ## Measure what the README promises
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m benchmarks
 
 stress: $(READY) ## The engine under load and under kills, longer than a test may take
-	@$(BIN)/python -m bench stress
+	@$(BIN)/python -m benchmarks stress
 
 clean: ## Remove what was made, the virtual environment included
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache

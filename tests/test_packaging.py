@@ -50,7 +50,7 @@ def test_wheel_is_whole(wheel: zipfile.ZipFile) -> None:
     static = {str(path.relative_to(ROOT)) for path in (ROOT / "nbdream" / "widgets" / "static").rglob("*") if path.is_file()}
     assert static
     assert static <= names
-    assert not [name for name in names if name.startswith(("tests/", "bench/", "scripts/"))]
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "scripts/"))]
 
 
 def test_wheel_says_who_it_is(wheel: zipfile.ZipFile) -> None:

@@ -19,11 +19,12 @@ from typing import Any, Protocol
 
 from nbdream import secrets as credentials
 from nbdream.cache import CallCache
+from nbdream.engine.budget import Budget
 from nbdream.engine.commits import Commits
 from nbdream.engine.keys import Draws
 from nbdream.engine.lanes import Lanes, shared
 from nbdream.engine.retry import Patience
-from nbdream.engine.stream import Call, Progress, Row, Stream, new_row, stopped
+from nbdream.engine.stream import Call, Progress, Review, Row, Stream, new_row, stopped
 from nbdream.errors import ArgumentError, BrokenFileError, ModelError, SessionError, Stopped
 from nbdream.llms.base import LLM, Reply, Request
 
@@ -155,12 +156,16 @@ class Engine:
         cache_only: bool = False,
         attempt: str = "",
         by: str | None = None,
+        review: Review | None = None,
+        budget: Budget | None = None,
+        batch: bool = False,
     ) -> Generator[list[Reply], None, None]:
         """A list of ``draws`` replies for each request, in order. A row that failed has replies with ``error``.
 
         ``total``: rows, if known, for progress. ``limit``: the most calls in flight, or requests in a batch. ``retry_failed``: ask
         again where a failure is stored. ``cache_only``: ask nothing. ``attempt``: what sets a repeated attempt's keys apart.
-        ``by``: the name that is stored with what is paid for.
+        ``by``: the name that is stored with what is paid for. ``review``: mends replies, see `Review`. ``budget``: what it may cost.
+        ``batch``: what is not stored goes to the provider's batch service.
         Raises `ModelError` when no request can be answered and `Stopped` when ``stop`` is set. Closing the generator ends the
         work; what had arrived is on disk.
         """

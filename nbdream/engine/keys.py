@@ -29,6 +29,8 @@ class Keys:
         self._model = _encode(plain_json(identity, "identity"))
         self._params: Mapping[str, Any] | None = None
         self._params_text = ""
+        self._schema: Mapping[str, Any] | None = None
+        self._schema_text = ""
 
     def digest(self, request: Request) -> str:
         """The sha256 of the canonical request, without its draw."""
@@ -36,8 +38,11 @@ class Keys:
             given = {name: plain_json(value, name) for name, value in request.params.items() if value is not None}
             self._params, self._params_text = request.params, _encode(given)
         messages = _encode(request.messages)
+        if request.schema is not self._schema:
+            told = "" if request.schema is None else f',"schema":{_encode(plain_json(request.schema, "schema"))}'
+            self._schema, self._schema_text = request.schema, told
         seed = "null" if request.seed is None else str(int(request.seed))
-        text = f'{{"messages":{messages},"model":{self._model},"params":{self._params_text},"seed":{seed}}}'
+        text = f'{{"messages":{messages},"model":{self._model},"params":{self._params_text},"seed":{seed}{self._schema_text}}}'
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -14,6 +14,12 @@ from typing import Any
 from nbdream.errors import ModelError
 from nbdream.llms.base import LLM, Reply, Request
 
+Review = Callable[[Request, Reply, int], "Request | None"]
+"""Looks at a reply before it counts: a further request whose reply takes its place, or None, and then it stands.
+
+The number is that of the requests asked for this row so far. It may set ``reply.error``; it must give the same for the same reply.
+"""
+
 SAME_REFUSALS = 20
 """So many first replies that are all the same refusal end a stream: the next thousand would be no different."""
 
@@ -30,6 +36,10 @@ class Progress:
     in_flight: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: float | None = None
+    """Dollars for what is new; None where a price is not known."""
+    saved: float | None = None
+    """Dollars that the stored replies did cost when they were new."""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -131,7 +141,7 @@ class Stream:
         """How far it is now."""
         done = self._cached + self._new + self._failed
         return Progress(
-            self._total, done, self._cached, self._new, self._failed, self.in_flight, self._input, self._output, self._started
+            self._total, done, self._cached, self._new, self._failed, self.in_flight, self._input, self._output, started=self._started
         )  # fmt: skip
 
 

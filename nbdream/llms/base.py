@@ -45,6 +45,8 @@ class Request:
     seed: int | None = None
     draw: int = 0
     """The ordinal among identical requests; the engine gives it."""
+    schema: Mapping[str, Any] | None = None
+    """The JSON schema that the reply's text is to fit; each provider has its own way to see to it."""
 
     @property
     def greedy(self) -> bool:
@@ -65,6 +67,15 @@ class Request:
         return self.messages[-1]["content"] if self.messages else ""
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What a provider's headers say about requests: how many a period allows, how many are left, and when all are back (seconds)."""
+
+    limit: int
+    remaining: int
+    reset: float
+
+
 @dataclass(slots=True)
 class Reply:
     """What came back for a request: ``text``, or ``error`` with its ``kind``.
@@ -83,11 +94,18 @@ class Reply:
     by: str | None = None
     """The step that paid for it."""
     cached: bool = False
+    batch: bool = False
+    """Whether it came from a batch service, at half the price."""
+    earlier: tuple[Reply, ...] = ()
+    """The replies to requests that this one mends; not stored with it: each has its own key."""
+    rate: RateLimit | None = None
+    """What came with it about the provider's limits; not stored."""
 
     def to_json(self) -> dict[str, Any]:
         """What is stored."""
         names = ("error", "text", "usage", "model", "finish_reason", "made", "by")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        stored = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {**stored, "batch": True} if self.batch else stored
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -96,7 +114,8 @@ class Reply:
         shapes = isinstance(text, str | None) and isinstance(error, dict | None) and isinstance(usage, dict | None)
         if not shapes or (text is None and not (error and isinstance(error.get("message"), str))):
             raise ValueError("it holds something that is not a reply")
-        return cls(text, error, usage, stored.get("model"), stored.get("finish_reason"), stored.get("made"), stored.get("by"), cached=True)
+        model, finish, made, by = (stored.get(name) for name in ("model", "finish_reason", "made", "by"))
+        return cls(text, error, usage, model, finish, made, by, cached=True, batch=bool(stored.get("batch")))
 
 
 def failure(kind: str, message: str, status: int | None = None, *, said: str | None = None, **more: Any) -> Reply:
@@ -118,8 +137,12 @@ class LLM:
     system_prompt: str | None = None
     max_concurrency: int | None = None
     """The most calls in flight; no part of any key."""
+    adaptive: ClassVar[bool] = True
+    """Whether the number of calls in flight finds itself; a local model's is ``max_concurrency``."""
     batch_size: int = 16
     """The most requests in one ``complete_batch``; no part of any key."""
+    price: Mapping[str, float] | None = None
+    """Dollars per million tokens, ``{"input": …, "output": …}``, where the user says so; no part of any key."""
     retry_on_fail: bool = True
     defaults: Mapping[str, Any] = {}
     """Generation parameters of every call that does not say otherwise."""
@@ -211,11 +234,17 @@ class LLM:
         raise ArgumentError(f"a prompt is a {type(prompt).__name__}, not a text", hint)
 
     def requests(
-        self, prompts: Iterable[str | Sequence[Message]], *, system: str | None = None, seed: int | None = None, **params: Any
+        self,
+        prompts: Iterable[str | Sequence[Message]],
+        *,
+        system: str | None = None,
+        seed: int | None = None,
+        schema: Mapping[str, Any] | None = None,
+        **params: Any,
     ) -> Iterator[Request]:
         """The requests for ``prompts``, made as they are asked for; parameters are checked at once."""
         settings = self.settings(**params)
-        return (Request(self.messages(prompt, system), settings, seed) for prompt in prompts)
+        return (Request(self.messages(prompt, system), settings, seed, schema=schema) for prompt in prompts)
 
     def count_tokens(self, value: str) -> int:
         """How many tokens a text has; a guess of four bytes each where the tokenizer is not at hand."""

@@ -14,10 +14,15 @@ from nbdream.steps.rows import Failure, Row
 from nbdream.templates import as_json
 
 if TYPE_CHECKING:
+    from nbdream.engine.budget import Budget
+    from nbdream.engine.stream import Review
     from nbdream.llms.base import LLM, Reply
 
 ON_FAIL = ("drop", "keep", "stop")
-RUNNING = ("concurrency", "batch_size", "force", "cache_only", "total_num_prompts", "return_generator", "retry_failed", *NOT_IN_RECIPE)
+RUNNING = (
+    "batch", "batch_size", "cache_only", "concurrency", "dry_run", "force", "max_cost", "max_total_tokens", "retry_failed",
+    "return_generator", "total_num_prompts", *NOT_IN_RECIPE,
+)  # fmt: skip
 """Arguments of a run that are no parameters of the model, and change no reply."""
 
 
@@ -74,10 +79,34 @@ class Asking(Step):
 
     def replies(self, prompts: Iterable[Any], total: int, draws: int = 1) -> Iterator[tuple[int, list[Reply]]]:
         """The replies to each prompt, with its number."""
-        requests = self.llm.requests(prompts, system=self.args.get("system"), seed=self.args.get("seed"), **self.parameters())
-        limit = self.args.get("concurrency") or self.args.get("batch_size")
-        asked = self.ask(self.llm, requests, total=total, draws=draws, limit=limit, retry_failed=bool(self.args.get("retry_failed")))
+        args = self.args
+        requests = self.llm.requests(
+            prompts, system=args.get("system"), seed=args.get("seed"), schema=self.reply_schema(), **self.parameters()
+        )  # fmt: skip
+        asked = self.ask(
+            self.llm,
+            requests,
+            total=total,
+            draws=draws,
+            limit=args.get("concurrency") or args.get("batch_size"),
+            retry_failed=bool(args.get("retry_failed")),
+            review=self.review(),
+            budget=self.budget(),
+            batch=bool(args.get("batch")),
+        )
         return enumerate(asked)
+
+    def reply_schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema that replies are to fit, if there is one."""
+        return None
+
+    def review(self) -> Review | None:
+        """What looks at replies before they count, if anything."""
+        return None
+
+    def budget(self) -> Budget | None:
+        """What the step may cost, if there is a limit."""
+        return None
 
     def failed(self, number: int, reply: Reply) -> Failure:
         """The failure that a reply is; with ``on_fail="stop"`` the end of the step."""

@@ -22,6 +22,8 @@ from nbdream.steps.handle import StepHandle
 
 if TYPE_CHECKING:
     from nbdream.engine import Progress
+    from nbdream.engine.budget import Budget
+    from nbdream.engine.stream import Review
     from nbdream.llms.base import LLM, Reply, Request
 
 logger = logging.getLogger("nbdream")
@@ -190,6 +192,9 @@ class Step(StepHandle):
         draws: int = 1,
         limit: int | None = None,
         retry_failed: bool = False,
+        review: Review | None = None,
+        budget: Budget | None = None,
+        batch: bool = False,
     ) -> Iterator[list[Reply]]:
         """Put requests to a model through the session's engine: a list of ``draws`` replies for each, in order.
 
@@ -214,6 +219,9 @@ class Step(StepHandle):
             retry_failed=retry_failed,
             attempt="" if retry_failed else self.key.partition("-")[2],
             by=self.name,
+            review=review,
+            budget=budget,
+            batch=batch,
         )
         self._asked.append(stream)
         for replies in stream:
@@ -257,7 +265,8 @@ class Step(StepHandle):
                 "failed": progress.failed,
                 "input_tokens": progress.input_tokens,
                 "output_tokens": progress.output_tokens,
-                "cost": None,
+                "cost": progress.cost,
+                "saved": progress.saved,
             }
         )
 

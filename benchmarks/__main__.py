@@ -1,4 +1,4 @@
-"""Run the measurements that are named, or all but the long ones: ``python -m bench [NAME …]``."""
+"""Run the measurements that are named, or all but the long ones: ``python -m benchmarks [NAME …]``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from bench.measure import table
+from benchmarks.measure import table
 
 LONG = ("stress",)
 
@@ -18,7 +18,7 @@ def main() -> None:
         if name not in known:
             raise SystemExit(f"there is no measurement {name!r}; there are: {', '.join(known)}")
         print(f"\n{name}")
-        print(table(importlib.import_module(f"bench.bench_{name}").run()), flush=True)
+        print(table(importlib.import_module(f"benchmarks.bench_{name}").run()), flush=True)
 
 
 main()

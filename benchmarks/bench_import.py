@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bench.measure import Result, seconds
+from benchmarks.measure import Result, seconds
 
 
 def _python(code: str) -> float:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.measure import Result
+from benchmarks.measure import Result
 from tests.servers.openai_server import OpenAIServer
 
 ROWS = 20_000

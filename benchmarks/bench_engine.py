@@ -11,7 +11,7 @@ from pathlib import Path
 
 import openai
 
-from bench.measure import Result
+from benchmarks.measure import Result
 from nbdream import Session
 from nbdream.llms import LLM, EchoLLM, OpenAI
 from nbdream.steps import DataSource, Generate
