@@ -259,6 +259,5 @@ class _Connection:
                     raise sqlite3.DatabaseError("it cannot be read to its end") from None
 
 
-def _encode(value: Value) -> str:
-    # ASCII: half a surrogate pair, which a model can say, has no UTF-8.
-    return json.dumps(value, separators=(",", ":"))
+# ASCII: half a surrogate pair, which a model can say, has no UTF-8.
+_encode: Callable[[Value], str] = json.JSONEncoder(separators=(",", ":")).encode

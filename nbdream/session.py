@@ -142,7 +142,7 @@ class Session:
                 from nbdream.cache import CallCache
                 from nbdream.engine import Engine
 
-                self._engine = Engine(CallCache(self.folder / "calls.sqlite"))
+                self._engine = Engine(CallCache(self.folder / "calls.sqlite"), folder=self.folder)
                 self._engine.start()
             return self._engine
 

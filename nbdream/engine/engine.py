@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from nbdream import secrets as credentials
@@ -29,7 +31,7 @@ from nbdream.errors import ArgumentError, BrokenFileError, ModelError, SessionEr
 from nbdream.llms.base import LLM, Reply, Request
 
 CHUNK = 256
-"""Rows that are looked up together."""
+"""Rows that are looked up together. The next ones are handed over when there is room for as many: small chunks cost more than waiting."""
 GATHER = 0.05
 """Seconds after which a chunk goes out as it is."""
 WINDOW = 4096
@@ -70,8 +72,12 @@ class _Source:
 class Engine:
     """Puts requests to models and gives replies in row order. Owns ``cache`` and closes it when it stops."""
 
-    def __init__(self, cache: CallCache, secrets: Redactor = credentials, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self, cache: CallCache, secrets: Redactor = credentials, *, patience: Patience | None = None, folder: Path | None = None
+    ) -> None:
+        """``folder`` is the session's: what is learned about services and which batches are under way lies there."""
         self._cache = cache
+        self._folder = folder
         self._secrets = secrets
         self._patience = patience or Patience()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,6 +91,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[str, str] = {}
         self._known_until = 0.0
+        self._now = ""
         self._commits = Commits(cache)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nbdream-look-up")
 
@@ -176,8 +183,11 @@ class Engine:
         self.start()
         whole = None if total is None else total * draws
         stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only, by=by)
+        stream.review, stream.budget, stream.batch = review, budget, batch
+        numbered = Draws(llm.identity, draws, attempt)
+        stream.key_of = numbered.follow_up
         size = (limit or llm.batch_size) if llm.batched else 1
-        source = _Source(iter(requests), Draws(llm.identity, draws, attempt), room=max(1, WINDOW // draws), size=size)
+        source = _Source(iter(requests), numbered, room=sys.maxsize if batch else max(1, WINDOW // draws), size=size)
         return self._consume(stream, source, on_progress, stop)
 
     def _consume(
@@ -194,7 +204,7 @@ class Engine:
                 while rows and rows[0].missing == 0:
                     yield rows.popleft().replies
                     self._check(stream, stop, source)
-                if not source.exhausted and len(rows) < source.room:
+                if not source.exhausted and (not rows or len(rows) <= source.room - source.size):
                     self._hand_over(stream, source, rows)
                 elif rows:
                     stream.wait(rows[0], TICK)
@@ -289,9 +299,7 @@ class Engine:
                     fresh.append(call)
                 call.waiters.append((stream, row, slot))
         if fresh:
-            task = asyncio.create_task(self._look_up(fresh))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._look_up(fresh))
 
     async def _look_up(self, calls: list[Call]) -> None:
         keys = [call.key for call in calls]
@@ -310,13 +318,15 @@ class Engine:
     def _found(self, call: Call, stored: dict[str, Any] | None) -> None:
         """Answer a call from the cache, or line it up."""
         call.looked_up = True
+        owner = call.owner
         if stored is not None:
             reply = self._stored_reply(stored)
-            if reply.error is None or not call.owner.retry_failed:
-                return self._resolve(call, reply)
-        if call.owner.cache_only:
-            return call.owner.fail(ModelError("a reply is not stored", "run it without cache_only, which asks for it"))
-        return call.owner.waiting_calls.append(call)
+            follow = self._reviewed(call, reply)
+            if reply.error is None or not owner.retry_failed:
+                return self._resolve(call, reply, follow)
+        if owner.cache_only:
+            return owner.fail(ModelError("a reply is not stored", "run it without cache_only, which asks for it"))
+        return owner.waiting_calls.append(call)
 
     def _stored_reply(self, stored: dict[str, Any]) -> Reply:
         try:
@@ -328,34 +338,67 @@ class Engine:
         """Commit replies, then give them to those who wait. What may be answered another time is not stored."""
         if (now := time.monotonic()) > self._known_until:
             self._known, self._known_until = self._secrets.known(), now + TICK
-        known = self._known
-        commits = []
+            self._now = datetime.now(UTC).isoformat(timespec="seconds")
+        handed = []
         for call, reply in arrived:
-            self._clean(reply, known)
+            self._clean(reply)
             reply.by = call.owner.by
+            follow = self._reviewed(call, reply)
             kept = reply.error is None or reply.error["kind"] == "row"
-            commits.append(self._commits.put(call.key, reply.to_json()) if kept else None)
-        for (call, reply), commit in zip(arrived, commits, strict=True):
+            handed.append((call, reply, follow, self._commits.put(call.key, reply.to_json()) if kept else None))
+        for call, reply, follow, commit in handed:
             earlier = await commit if commit is not None else None
-            self._resolve(call, reply if earlier is None else self._stored_reply(earlier))
+            if earlier is not None:
+                reply = self._stored_reply(earlier)
+                follow = self._reviewed(call, reply)
+            self._resolve(call, reply, follow)
 
-    def _clean(self, reply: Reply, known: dict[str, str]) -> None:
+    def _clean(self, reply: Reply) -> None:
         """Make a reply fit to be stored: no credentials, no half characters, a time."""
         if reply.text is None and reply.error is None:
             reply.error = {"kind": "row", "message": "the model gave no text", "status": None}
         if reply.text is not None:
-            reply.text = _whole(self._secrets.scrub(reply.text, known))
+            reply.text = _whole(self._secrets.scrub(reply.text, self._known))
         if reply.error is not None:
-            reply.error = self._secrets.scrub(reply.error, known)
-        reply.made = reply.made or datetime.now(UTC).isoformat(timespec="seconds")
+            reply.error = self._secrets.scrub(reply.error, self._known)
+        reply.made = reply.made or self._now
 
-    def _resolve(self, call: Call, reply: Reply) -> None:
+    def _reviewed(self, call: Call, reply: Reply) -> Request | None:
+        """The request that is to mend ``reply``, by the rule of the stream that asked; it may find that the reply fails."""
+        review = call.owner.review
+        return review(call.request, reply, call.tries) if review is not None and reply.error is None else None
+
+    def _resolve(self, call: Call, reply: Reply, follow: Request | None) -> None:
+        """Give a reply to all who wait for it; those who have it mended wait on, for ``follow``."""
         if self._pending.get(call.key) is call:
             del self._pending[call.key]
-        for stream, row, slot in call.waiters:
+        waiters, call.waiters = call.waiters, []
+        reply.earlier = call.earlier
+        if follow is not None:
+            mended = [waiter for waiter in waiters if waiter[0].review is call.owner.review]
+            self._follow_up(call, reply, follow, mended)
+            waiters = [waiter for waiter in waiters if waiter[0].review is not call.owner.review]
+            reply = shared(reply)
+        for number, (stream, row, slot) in enumerate(waiters):
+            if number:
+                reply = shared(reply)  # the first of them paid
             stream.fill(row, slot, reply)
-            reply = shared(reply)  # the first of them paid
-        call.waiters = []
+
+    def _follow_up(self, call: Call, reply: Reply, follow: Request, waiters: list[tuple[Stream, Row, int]]) -> None:
+        """Have ``follow`` answered in the place of ``call``, whose own reply is kept beside it."""
+        key = call.owner.key_of(follow)
+        pending = self._pending.get(key)
+        if pending is not None:
+            pending.waiters += waiters
+            return
+        mending = Call(key, follow, waiters, call.owner, tries=call.tries + 1, earlier=(*reply.earlier, replace(reply, earlier=())))
+        self._pending[key] = mending
+        self._start(self._look_up([mending]))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _close(self, stream: Stream) -> None:
         """Take a stream off and wait, within reason, until what has arrived is on disk."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring
 from typing import Any
 
-from nbdream.llms.base import Request, plain_json
+from nbdream.llms.base import Message, Request, plain_json
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
@@ -37,13 +38,24 @@ class Keys:
         if request.params is not self._params:
             given = {name: plain_json(value, name) for name, value in request.params.items() if value is not None}
             self._params, self._params_text = request.params, _encode(given)
-        messages = _encode(request.messages)
+        messages = _messages(request.messages)
         if request.schema is not self._schema:
             told = "" if request.schema is None else f',"schema":{_encode(plain_json(request.schema, "schema"))}'
             self._schema, self._schema_text = request.schema, told
         seed = "null" if request.seed is None else str(int(request.seed))
         text = f'{{"messages":{messages},"model":{self._model},"params":{self._params_text},"seed":{seed}{self._schema_text}}}'
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _messages(messages: Sequence[Message]) -> str:
+    """The JSON of messages, with sorted keys. Nearly all are of a role and a content: these are written without the encoder's detours."""
+    parts = []
+    for message in messages:
+        if len(message) == 2 and type(message.get("content")) is str and type(message.get("role")) is str:
+            parts.append(f'{{"content":{encode_basestring(message["content"])},"role":{encode_basestring(message["role"])}}}')
+        else:
+            parts.append(_encode(message))
+    return f"[{','.join(parts)}]"
 
 
 class Draws:
@@ -54,6 +66,7 @@ class Draws:
 
     def __init__(self, identity: Mapping[str, Any], draws: int = 1, attempt: str = "") -> None:
         self._keys = Keys(identity)
+        self._follow_ups = Keys(identity)  # asked for on the engine's thread
         self._draws = draws
         self._suffix = f":{attempt}" if attempt else ""
         self._seen: dict[bytes, int] = {}
@@ -67,3 +80,7 @@ class Draws:
         first = self._seen.get(short, 0)
         self._seen[short] = first + self._draws
         return [(f"{digest}:{draw}{self._suffix}", draw) for draw in range(first, first + self._draws)]
+
+    def follow_up(self, request: Request) -> str:
+        """The key of a request that mends the reply to another; it has the draw of that one."""
+        return f"{self._follow_ups.digest(request)}:{0 if request.greedy else request.draw}{self._suffix}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from nbdream.engine.budget import Budget
 from nbdream.errors import ModelError
 from nbdream.llms.base import LLM, Reply, Request
 
@@ -65,6 +66,10 @@ class Call:
     """The stream in whose queue it stands."""
     looked_up: bool = False
     sent: bool = False
+    tries: int = 1
+    """Which request for its rows this is: more than one when earlier replies are being mended."""
+    earlier: tuple[Reply, ...] = ()
+    """Those earlier replies."""
 
 
 class Stream:
@@ -76,6 +81,10 @@ class Stream:
         self.limit = limit
         self.retry_failed = retry_failed
         self.cache_only = cache_only
+        self.review: Review | None = None
+        self.budget: Budget | None = None
+        self.batch = False
+        self.key_of: Callable[[Request], str] = _no_key
         self.waiting_calls: deque[Call] = deque()
         self.in_flight = 0
         self.error: BaseException | None = None
@@ -143,6 +152,10 @@ class Stream:
         return Progress(
             self._total, done, self._cached, self._new, self._failed, self.in_flight, self._input, self._output, started=self._started
         )  # fmt: skip
+
+
+def _no_key(request: Request) -> str:
+    raise NotImplementedError("a stream is given the keys of its follow-up requests by the engine")
 
 
 def _kind_of_refusal(error: dict[str, Any]) -> str:
