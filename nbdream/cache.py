@@ -11,22 +11,26 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from nbdream.errors import BrokenFileError, SessionError
-from nbdream.files import disk_errors
+from nbdream.files import Lock, disk_errors
 
 Value = dict[str, Any]
 T = TypeVar("T")
 
 TABLE = "calls"
 READ_AT_ONCE = 1000
+MENDED = 2
+"""Times that one exchange goes on with a new file."""
 PATIENCE = 120.0
 """Seconds of "database is locked" in a row after which another program holds the file for good."""
 
@@ -49,23 +53,31 @@ _PAID = (
 _MAGIC = b"SQLite format 3\0"
 _END = "--no more--"  # sqlitedict's mark after the last row of an answer
 
+_CUT_SHORT = "it cannot be read to its end"
 _ASIDE = "put it aside to begin with an empty one: its replies are then paid for again"
 
+logger = logging.getLogger("nbdream")
 _silent = logging.getLogger("nbdream.cache.sqlitedict")
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 
 
 class CallCache:
-    """The replies of a session. Safe to use from any thread; `put` returns when its rows are on disk."""
+    """The replies of a session. Safe to use from any thread; `put` returns when its rows are on disk.
+
+    A damaged file ends nothing: it is set aside with a warning, and what can be read of it goes into a new one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._patiently(self._prepare)
-        # Two connections, so that a look-up never waits for another process's transaction.
-        self._writer, self._reader = self._connect(), self._connect()
+        self._repairing = threading.Lock()
+        try:
+            self._patiently(self._prepare)
+        except _DamagedError as error:
+            self._begin_anew(error)
+        self._open()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -88,7 +100,7 @@ class CallCache:
             return {}
         wanted = {key: _encode(value) for key, value in reversed(items)}
         sql = _PUT.format(", ".join(["(?, ?)"] * len(wanted)))
-        written = self._patiently(lambda: self._writer.write(sql, [part for item in wanted.items() for part in item]))
+        written = self._exchange(lambda: self._writer.write(sql, [part for item in wanted.items() for part in item]))
         if written == len(wanted):
             return {}
         return {key: value for key, value in self.lookup(list(wanted)).items() if _encode(value) != wanted[key]}
@@ -128,7 +140,7 @@ class CallCache:
         """Make or check the file with a connection of our own, whose errors arrive where they belong."""
         with contextlib.suppress(FileNotFoundError, IsADirectoryError), self.path.open("rb") as file:
             if file.read(len(_MAGIC)) not in (b"", _MAGIC):  # SQLite takes a file of a few bytes for an empty one
-                raise BrokenFileError(self.path, "it is not a SQLite database", _ASIDE)
+                raise _DamagedError(self.path, "it is not a SQLite database")
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -140,8 +152,70 @@ class CallCache:
         if kinds != [(TABLE, "table")] or columns != ["key", "value"]:
             raise BrokenFileError(self.path, "it is a database of something else", _ASIDE)
 
-    def _connect(self) -> _Connection:
-        return self._patiently(lambda: _Connection(self.path))
+    def _open(self) -> None:
+        # Two connections, so that a look-up never waits for another process's transaction.
+        self._writer, self._reader = (self._patiently(lambda: _Connection(self.path)) for _ in range(2))
+        self._inode = self.path.stat().st_ino
+
+    def _is_elsewhere(self, inode: int) -> bool:
+        """Whether another file lies where ours was: what is written to ours now would be lost."""
+        try:
+            return os.stat(self.path).st_ino != inode
+        except FileNotFoundError:
+            return False
+
+    def _mend(self, error: _DamagedError, inode: int) -> None:
+        """Go on with a new file after a damaged one; harmless when another thread has seen to it."""
+        with self._repairing:
+            if self._inode != inode:
+                return
+            self.close()
+            self._begin_anew(error, inode)
+            self._open()
+
+    def _begin_anew(self, error: _DamagedError, inode: int | None = None) -> None:
+        """Set the file aside, unless another kernel has done it, and begin a new one with the replies that can still be read."""
+        with Lock(self.path.with_name(self.path.name + ".lock")):
+            if inode is not None and self.path.exists() and self.path.stat().st_ino != inode:
+                return
+            aside = self.path.with_name(f"{self.path.name}.damaged-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
+            for suffix in ("", "-wal", "-shm"):
+                with disk_errors(self.path), contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+            self._patiently(self._prepare)
+            saved = self._save_from(aside)
+        logger.warning(
+            "%s is damaged (%s): it was set aside as %s. %s replies of it were saved; what is missing is paid for again",
+            self.path.name, error.why, aside.name, f"{saved:,}",
+        )  # fmt: skip
+
+    def _save_from(self, aside: Path) -> int:
+        """Copy the replies that can be read from a damaged file, from both of its ends; how many there are."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as new:
+            new.execute("BEGIN")
+            for order in ("ASC", "DESC"):
+                with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"file:{aside}?mode=ro", uri=True)) as old:
+                    for key, value in old.execute(f"SELECT key, value FROM calls ORDER BY rowid {order}"):  # noqa: S608 - our own words
+                        if isinstance(key, str) and isinstance(value, str) and _is_object(value):
+                            new.execute("INSERT OR IGNORE INTO calls VALUES (?, ?)", (key, value))
+            new.execute("COMMIT")
+            return int(new.execute("SELECT count(*) FROM calls").fetchone()[0])
+
+    def _exchange(self, exchange: Callable[[], T]) -> T:
+        """The answer of ``exchange`` over one of the connections; where the file proves damaged, that of the new file."""
+        for _ in range(MENDED):
+            inode = self._inode
+            try:
+                if self._is_elsewhere(inode):
+                    raise _DamagedError(self.path, "another kernel has set it aside")
+                return self._patiently(exchange)
+            except _DamagedError as error:
+                self._mend(error, inode)
+            except SessionError:
+                with self._repairing:  # another thread may have closed the connection to mend the file
+                    if self._inode == inode:
+                        raise
+        return self._patiently(exchange)
 
     def _patiently(self, exchange: Callable[[], T]) -> T:
         """The answer of ``exchange``, tried again while another process holds the file."""
@@ -171,12 +245,14 @@ class CallCache:
             return SessionError(f"the disk of {self.path} is full", "free some space and run the cell again: nothing is lost")
         if "readonly" in said or "unable to open" in said:
             return SessionError(f"{self.path} cannot be written", "open a session elsewhere: %dream open ./another-folder")
+        if "disk image is malformed" in said or "not a database" in said or said == _CUT_SHORT:
+            return _DamagedError(self.path, said)
         if "disk I/O" in said:
             return SessionError(f"{self.path} cannot be read or written: {said}", "check the disk and run the cell again")
         return BrokenFileError(self.path, said, _ASIDE)
 
     def _ask(self, sql: str, *values: Any) -> tuple[Any, ...]:
-        return self._patiently(lambda: self._reader.ask(sql, values))
+        return self._exchange(lambda: self._reader.ask(sql, values))
 
     def _decode(self, stored: str) -> dict[str, Value]:
         try:
@@ -186,6 +262,14 @@ class CallCache:
         if not all(isinstance(value, dict) and value for value in values.values()):
             raise BrokenFileError(self.path, "one of its values is not a JSON object", _ASIDE)
         return values
+
+
+class _DamagedError(BrokenFileError):
+    """The file is no longer a database, or is no longer where it was."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(path, why, _ASIDE)
+        self.why = why
 
 
 class _LockedError(Exception):
@@ -256,7 +340,14 @@ class _Connection:
                 return answer.get(timeout=1)
             except queue.Empty:
                 if not thread.is_alive():
-                    raise sqlite3.DatabaseError("it cannot be read to its end") from None
+                    raise sqlite3.DatabaseError(_CUT_SHORT) from None
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 # ASCII: half a surrogate pair, which a model can say, has no UTF-8.

@@ -105,19 +105,24 @@ def test_it_is_a_sqlitedict_in_wal_mode(cache: CallCache, path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"garbage " * 500, b"SQLite format 3\0" + b"\xff" * 5000, b"x"])
-def test_something_else_in_its_place_is_named(path: Path, content: bytes) -> None:
+def test_something_else_in_its_place_is_set_aside_with_a_message(path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
-        CallCache(path)
-    assert path.read_bytes() == content
+    with CallCache(path) as cache:
+        cache.put([("a", REPLY)])
+        assert cache.lookup(["a"]) == {"a": REPLY}
+    (aside,) = path.parent.glob("calls.sqlite.damaged-*")
+    assert aside.read_bytes() == content
+    assert aside.name in caplog.text
+    assert "0 replies of it were saved" in caplog.text
 
 
-def test_a_pickle_in_its_place_is_named(path: Path, canary: bytes) -> None:
+def test_a_pickle_in_its_place_is_set_aside(path: Path, canary: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(canary)
-    with pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
-        CallCache(path)
+    with CallCache(path) as cache:
+        assert len(cache) == 0
+    assert [aside.read_bytes() for aside in path.parent.glob("calls.sqlite.damaged-*")] == [canary]
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
@@ -165,14 +170,21 @@ def test_another_database_is_named(path: Path, sql: str) -> None:
         CallCache(path)
 
 
-def test_a_damaged_page_is_an_error_and_not_a_hang(path: Path) -> None:
+def test_a_damaged_page_costs_only_the_replies_on_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wanted = {f"k{number:04}": {"text": "x" * 500} for number in range(2000)}
     with CallCache(path) as cache:
-        cache.put([(f"k{number}", {"text": "x" * 500}) for number in range(2000)])
+        cache.put(list(wanted.items()))
     data = bytearray(path.read_bytes())
     data[len(data) // 3 : 2 * len(data) // 3] = b"\xa5" * (2 * len(data) // 3 - len(data) // 3)
     path.write_bytes(data)
-    with CallCache(path) as cache, pytest.raises(BrokenFileError, match=r"calls\.sqlite"):
-        list(cache)
+    with CallCache(path) as cache, CallCache(path) as other:
+        found = dict(cache.items())
+        assert 100 < len(found) < 2000
+        assert all(wanted[key] == value for key, value in found.items())
+        cache.put([("new", REPLY)])
+        assert other.lookup(["new", *wanted]) == {"new": REPLY, **found}  # the other kernel goes on with the same new file
+    assert len([aside for aside in path.parent.glob("calls.sqlite.damaged-*") if not aside.name.endswith(("-wal", "-shm"))]) == 1
+    assert "replies of it were saved" in caplog.text
 
 
 def test_a_full_disk_is_an_error_and_what_was_there_stays(cache: CallCache, capfd: pytest.CaptureFixture[str]) -> None:

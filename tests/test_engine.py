@@ -652,6 +652,81 @@ def test_patience_ends_and_never_asks_too_early(error: dict[str, Any], answered:
 # --- credentials --------------------------------------------------------------------------------------------------------
 
 
+# --- replies that are mended before they count ------------------------------------------------------------------------
+
+
+def even(request: Request, reply: Reply, tries: int) -> Request | None:
+    """A rule that takes replies of an even number, and asks twice more for one."""
+    if int(str(reply.text)) % 2 == 0:
+        return None
+    if tries == 3:
+        reply.error = {"kind": "row", "message": "odd to the end", "status": None}
+        return None
+    more = ({"role": "assistant", "content": str(reply.text)}, {"role": "user", "content": "an even one"})
+    return dataclasses.replace(request, messages=(*request.messages, *more))
+
+
+def number_of(body: dict[str, Any], count: int) -> str:
+    """The number in the first message, and one more for each time that it was sent back."""
+    first, *rest = body["messages"]
+    return str(int(first["content"]) + len(rest) // 2 * (0 if first["content"] == "7" else 1))
+
+
+def test_a_reply_is_mended_and_what_it_took_is_counted_once(start: Callable[[], Engine], server: OpenAIServer) -> None:
+    server.reply = number_of
+    llm = model(server)
+    for cached in (False, True):
+        engine = start()
+        rows = [reply for (reply,) in engine.stream(llm, llm.requests(["1", "2", "3", "4"]), review=even)]
+        assert [reply.text for reply in rows] == ["2", "2", "4", "4"]
+        assert [len(reply.earlier) for reply in rows] == [1, 0, 1, 0]
+        assert all(reply.cached is cached for reply in rows)
+        assert all(earlier.cached is cached for reply in rows for earlier in reply.earlier)
+        assert server.calls == 6
+        engine.stop()
+
+
+def test_a_reply_that_cannot_be_mended_fails_with_what_was_said_and_is_asked_again_only_on_request(
+    start: Callable[[], Engine], server: OpenAIServer
+) -> None:
+    server.reply = number_of
+    llm = model(server)
+
+    def asked(**options: Any) -> tuple[list[Reply], int]:
+        engine, before = start(), server.calls
+        rows = [reply for (reply,) in engine.stream(llm, llm.requests(["7", "8"]), review=even, **options)]
+        engine.stop()
+        return rows, server.calls - before
+
+    rows, calls = asked()
+    assert calls == 4
+    assert rows[0].error is not None
+    assert (rows[0].error["message"], rows[0].text, len(rows[0].earlier)) == ("odd to the end", "7", 2)
+    assert rows[1].text == "8"
+    assert asked()[1] == 0
+    assert asked(retry_failed=True)[1] == 1
+    server.reply = lambda body, count: "10"
+    rows, calls = asked(retry_failed=True)
+    assert (calls, rows[0].text, rows[0].error) == (1, "10", None)
+    assert asked()[1] == 0
+
+
+def test_one_reply_serves_those_who_mend_it_and_those_who_do_not(engine: Engine, server: OpenAIServer) -> None:
+    server.reply = number_of
+    llm = model(server)
+    server.hold()
+    mended, plain = [], []
+    first = threading.Thread(target=lambda: mended.extend(engine.stream(llm, llm.requests(["1"]), review=even)))
+    second = threading.Thread(target=lambda: plain.extend(engine.stream(llm, llm.requests(["1"]))))
+    first.start()
+    server.wait_for(1)
+    second.start()
+    server.release()
+    first.join()
+    second.join()
+    assert (mended[0][0].text, plain[0][0].text, server.calls) == ("2", "1", 2)
+
+
 def test_a_prompt_with_a_credential_is_never_sent(engine: Engine, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_SERVICE_TOKEN", "tok-12345678")
     llm = model(server)
