@@ -247,8 +247,30 @@ class Engine:
             if time.monotonic() > until:
                 break
         source.size = min(CHUNK, source.size * 2) if time.monotonic() <= until else 1
+        chunk = self._fill_stored(stream, chunk)
         if chunk:
             self._loop.call_soon_threadsafe(self._submit, stream, chunk)
+
+    def _fill_stored(self, stream: Stream, chunk: list[Row]) -> list[Row]:
+        """Complete here the rows whose replies are all on disk; those that are left are the loop's, which looks again."""
+        found = self._cache.lookup([key for row in chunk for key, _ in row.keys])
+        if not found:
+            return chunk
+        left = []
+        for row in chunk:
+            stored = [self._stored_reply(value) for key, _ in row.keys if (value := found.get(key)) is not None]
+            if len(stored) == len(row.keys) and self._stands(stream, row, stored):
+                stream.fill_stored(row, stored)
+            else:
+                left.append(row)
+        return left
+
+    def _stands(self, stream: Stream, row: Row, stored: list[Reply]) -> bool:
+        """Whether stored replies are good as they are: neither failures nor to be mended."""
+        review = stream.review
+        if review is not None and any(reply.error is None and review(row.request, reply, 1) is not None for reply in stored):
+            return False
+        return all(reply.error is None for reply in stored)
 
     def _refuse_credentials(self, request: Request, number: int, known: dict[str, str], *, params: bool) -> None:
         texts = [message["content"] for message in request.messages]

@@ -72,6 +72,32 @@ class Call:
     """Those earlier replies."""
 
 
+class Counts:
+    """What has been filled in by one thread: counted there, and only read by the other."""
+
+    __slots__ = ("cached", "failed", "input", "new", "output")
+
+    def __init__(self) -> None:
+        self.cached = self.new = self.failed = self.input = self.output = 0
+
+    @property
+    def done(self) -> int:
+        """How many replies."""
+        return self.cached + self.new + self.failed
+
+    def add(self, reply: Reply) -> None:
+        """Count one more reply."""
+        if reply.error is not None:
+            self.failed += 1
+        elif reply.cached:
+            self.cached += 1
+        else:
+            self.new += 1
+        if reply.usage:
+            self.input += reply.usage.get("input_tokens") or 0
+            self.output += reply.usage.get("output_tokens") or 0
+
+
 class Stream:
     """What the engine's loop and the thread that consumes the replies share. The loop writes; the thread reads and waits."""
 
@@ -91,7 +117,8 @@ class Stream:
         self.when_failed: Callable[[], object] = lambda: None
         self._total = total
         self._started = datetime.now(UTC)
-        self._cached = self._new = self._failed = self._input = self._output = 0
+        self._counts = Counts()
+        self._stored = Counts()
         self._refusal: str | None = None
         self._awaited: Row | None = None
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -101,7 +128,7 @@ class Stream:
     def fill(self, row: Row, slot: int, reply: Reply) -> None:
         """Put a reply in its place."""
         row.replies[slot] = reply
-        self._count(reply)
+        self._counts.add(reply)
         self._watch_refusals(reply)
         row.missing -= 1
         if row.missing == 0 and row is self._awaited:
@@ -114,20 +141,9 @@ class Stream:
             self.when_failed()
         self._wake.put(None)
 
-    def _count(self, reply: Reply) -> None:
-        if reply.error is not None:
-            self._failed += 1
-        elif reply.cached:
-            self._cached += 1
-        else:
-            self._new += 1
-        if reply.usage:
-            self._input += reply.usage.get("input_tokens") or 0
-            self._output += reply.usage.get("output_tokens") or 0
-
     def _watch_refusals(self, reply: Reply) -> None:
-        done = self._cached + self._new + self._failed
-        if self._failed != done or done > SAME_REFUSALS or reply.error is None:
+        done = self._counts.done + self._stored.done
+        if self._counts.failed != done or done > SAME_REFUSALS or reply.error is None:
             return
         kind = _kind_of_refusal(reply.error)
         self._refusal = kind if done == 1 or kind == self._refusal else None
@@ -136,6 +152,13 @@ class Stream:
             self.fail(ModelError(message, reply.error.get("hint") or "change the prompt, its parameters or the model"))
 
     # --- in the consuming thread --------------------------------------------------------------------------------------
+
+    def fill_stored(self, row: Row, stored: list[Reply]) -> None:
+        """Complete a row whose replies are all on disk."""
+        row.replies = stored
+        row.missing = 0
+        for reply in stored:
+            self._stored.add(reply)
 
     def wait(self, row: Row, seconds: float) -> None:
         """Return when ``row`` is complete, when the stream has failed, or after ``seconds``."""
@@ -148,9 +171,10 @@ class Stream:
 
     def progress(self) -> Progress:
         """How far it is now."""
-        done = self._cached + self._new + self._failed
+        loop, own = self._counts, self._stored
         return Progress(
-            self._total, done, self._cached, self._new, self._failed, self.in_flight, self._input, self._output, started=self._started
+            self._total, loop.done + own.done, loop.cached + own.cached, loop.new, loop.failed, self.in_flight,
+            loop.input + own.input, loop.output + own.output, started=self._started,
         )  # fmt: skip
 
 

@@ -110,12 +110,15 @@ class Reply:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """A stored reply; ``ValueError`` when it is none."""
-        text, error, usage = stored.get("text"), stored.get("error"), stored.get("usage")
-        shapes = isinstance(text, str | None) and isinstance(error, dict | None) and isinstance(usage, dict | None)
-        if not shapes or (text is None and not (error and isinstance(error.get("message"), str))):
+        get = stored.get
+        text, error, usage = get("text"), get("error"), get("usage")
+        if not (
+            (type(text) is str or (text is None and type(error) is dict and type(error.get("message")) is str))
+            and (error is None or type(error) is dict)
+            and (usage is None or type(usage) is dict)
+        ):
             raise ValueError("it holds something that is not a reply")
-        model, finish, made, by = (stored.get(name) for name in ("model", "finish_reason", "made", "by"))
-        return cls(text, error, usage, model, finish, made, by, cached=True, batch=bool(stored.get("batch")))
+        return cls(text, error, usage, get("model"), get("finish_reason"), get("made"), get("by"), True, get("batch") is True)
 
 
 def failure(kind: str, message: str, status: int | None = None, *, said: str | None = None, **more: Any) -> Reply:
