@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from nbdream.errors import ArgumentError, ModelError, SessionError
 from nbdream.fingerprint import digest
 from nbdream.llms import LLM, EchoLLM, OpenAI, resolve_llm
 from nbdream.llms.base import Reply, Request, failure
-from nbdream.llms.openai import from_completion, retry_after, to_body, to_failure
+from nbdream.llms.failures import of_status, retry_after
+from nbdream.llms.openai import from_completion, to_body
 from tests.servers.openai_server import OpenAIServer
 
 
@@ -262,9 +264,8 @@ def test_answers_that_are_none(answer: Any) -> None:
     ],
 )
 def test_errors_are_sorted(status: int, headers: dict[str, str], body: dict[str, str], kind: str) -> None:
-    response = SimpleNamespace(status_code=status, headers=headers)
-    body = {"message": "a\n<b>message</b>", **body}
-    reply = to_failure(SimpleNamespace(response=response, body=body, message="", code=body.get("code")))
+    told = {"error": {"message": "a\n<b>message</b>", **body}}
+    reply = of_status(status, headers, json.dumps(told).encode(), lambda status: None)
     assert reply.error is not None
     assert reply.error["kind"] == kind
     assert reply.error["message"] == f"a message (HTTP {status})"

@@ -190,7 +190,8 @@ class OpenAIServer:
         if fault == "hang":
             await self._ended.wait()
         if fault in ("reset", "hang"):
-            request.transport.abort()
+            if request.transport is not None:  # the client may have gone
+                request.transport.abort()
             return web.Response()
         if fault == "truncated":
             text = json.dumps(self._completion(body))
