@@ -44,10 +44,11 @@ _READ = "SELECT json_group_object(key, json(value)) FROM calls WHERE key IN (SEL
 _PAGE = "SELECT json_group_object(key, json(value)), max(key) FROM (SELECT key, value FROM calls WHERE key > ? ORDER BY key LIMIT ?)"
 _PAID = (
     "SELECT json_group_array(json_object('by', paid_by, 'model', model, 'calls', calls, 'failed_calls', failed, 'input_tokens', input,"
-    " 'output_tokens', output)) FROM (SELECT json_extract(value, '$.by') AS paid_by, json_extract(value, '$.model') AS model,"
-    " count(*) AS calls, sum(json_extract(value, '$.error') IS NOT NULL) AS failed,"
+    " 'output_tokens', output, 'cost', cost)) FROM (SELECT json_extract(value, '$.by') AS paid_by, json_extract(value, '$.model') AS model,"
+    " sum(json_extract(value, '$.cost')) AS cost, count(*) AS calls, sum(json_extract(value, '$.error') IS NOT NULL) AS failed,"
     " coalesce(sum(json_extract(value, '$.usage.input_tokens')), 0) AS input,"
-    " coalesce(sum(json_extract(value, '$.usage.output_tokens')), 0) AS output FROM calls GROUP BY 1, 2 ORDER BY min(rowid))"
+    " coalesce(sum(json_extract(value, '$.usage.output_tokens')), 0) AS output"
+    " FROM calls GROUP BY 1, 2, json_extract(value, '$.cost') IS NULL ORDER BY min(rowid))"
 )
 
 _MAGIC = b"SQLite format 3\0"
@@ -113,7 +114,10 @@ class CallCache:
             yield from sorted(self._decode(page).items())
 
     def paid(self) -> list[Value]:
-        """What the stored replies cost: ``calls failed_calls input_tokens output_tokens`` for each ``by`` (a step's name) and ``model``."""
+        """What the stored replies cost, for each ``by`` (a step's name) and ``model``: calls, failed calls, tokens, dollars.
+
+        Those whose price is not known are entries of their own.
+        """
         paid: list[Value] = json.loads(self._ask(_PAID)[0])
         return paid
 

@@ -24,6 +24,10 @@ class Runner(Protocol):
     def engine(self) -> Engine:
         """Puts requests to models."""
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody sees what is emitted."""
+
     def announce(self, step: Any) -> None:
         """Give a step that is about to run its name and its cell."""
 

@@ -12,6 +12,7 @@
     ├── ModelError               a model that is unknown, unreachable, refused or misconfigured
     ├── SessionError             the session folder: newer, read-only, full, locked
     │   └── BrokenFileError      one file of it does not hold what its name promises
+    ├── BudgetError              the next call could cost more than the user allows
     ├── TrainingError            a training run that failed or cannot start
     ├── HubError                 publishing or fetching failed
     ├── MissingPackageError      an optional package is not installed
@@ -83,6 +84,10 @@ class ModelError(NbDreamError):
 
 class SessionError(NbDreamError, RuntimeError):
     """The session folder cannot be used as it is."""
+
+
+class BudgetError(NbDreamError):
+    """The next call could cost more than the user allows."""
 
 
 class BrokenFileError(SessionError):

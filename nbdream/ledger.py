@@ -1,7 +1,8 @@
 """Calls, tokens and money, computed from replies and from what is on disk; nothing is counted a second time.
 
-``calls`` were sent for this result and ``cached_calls`` were already paid for; the tokens are those of both. ``cost`` is None: there
-is no price table yet, and a wrong amount is worse than none.
+``calls`` were sent for this result and ``cached_calls`` were already paid for; the tokens are those of both. ``cost`` is what the calls
+cost in dollars and ``saved`` what the others had cost, when they were made; None as soon as the price of one of them is not known, since
+a wrong amount is worse than none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 
 Usage = dict[str, Any]
 COUNTED = ("calls", "cached_calls", "failed_calls", "input_tokens", "output_tokens", "cached_input_tokens", "cached_output_tokens")
+MONEY = {"cost": "calls", "saved": "cached_calls"}
+"""The amounts, and the calls that they are for."""
 
 
 class Answer(Protocol):
@@ -19,30 +22,47 @@ class Answer(Protocol):
     error: dict[str, Any] | None
     usage: dict[str, int] | None
     cached: bool
+    cost: float | None
+
+    @property
+    def earlier(self) -> tuple[Answer, ...]:
+        """The replies in whose place this one is."""
 
 
 def nothing() -> Usage:
     """The usage of no calls at all."""
-    return {**dict.fromkeys(COUNTED, 0), "cost": None}
+    return {**dict.fromkeys(COUNTED, 0), **dict.fromkeys(MONEY, 0.0)}
+
+
+def sum_known(one: float | None, other: float | None) -> float | None:
+    """The sum of two amounts; None when one of them is not known."""
+    return None if one is None or other is None else round(one + other, 12)
 
 
 def add_reply(usage: Usage, reply: Answer) -> None:
-    """Count one more reply in ``usage``."""
-    usage["cached_calls" if reply.cached else "calls"] += 1
+    """Count one more reply in ``usage``, with those that it mends."""
+    for part in (*reply.earlier, reply):
+        usage["cached_calls" if part.cached else "calls"] += 1
+        amount = "saved" if part.cached else "cost"
+        usage[amount] = sum_known(usage[amount], part.cost)
+        for side in ("input_tokens", "output_tokens"):
+            tokens = (part.usage or {}).get(side) or 0
+            usage[side] += tokens
+            if part.cached:
+                usage[f"cached_{side}"] += tokens
     usage["failed_calls"] += reply.error is not None
-    for side in ("input_tokens", "output_tokens"):
-        tokens = (reply.usage or {}).get(side) or 0
-        usage[side] += tokens
-        if reply.cached:
-            usage[f"cached_{side}"] += tokens
 
 
 def total(usages: Iterable[Mapping[str, Any] | None]) -> Usage:
-    """The sum of usages; what one of them does not say counts as nothing."""
+    """The sum of usages; what one of them does not say counts as nothing, but the price of calls as not known."""
     summed = nothing()
     for usage in usages:
+        said = usage or {}
         for name in COUNTED:
-            summed[name] += (usage or {}).get(name) or 0
+            summed[name] += said.get(name) or 0
+        for name, calls in MONEY.items():
+            amount = said.get(name)
+            summed[name] = sum_known(summed[name], 0.0 if amount is None and not said.get(calls) else amount)
     return summed
 
 
@@ -53,15 +73,22 @@ def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> Usage:
 
 def by(nodes: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], str]) -> dict[str, Usage]:
     """The usage of ``nodes`` grouped by ``key`` (a cell, a step's type …), in the order in which the groups appear."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for node in nodes:
-        groups.setdefault(key(node), []).append(node)
-    return {name: of_nodes(group) for name, group in groups.items()}
+    return {name: of_nodes(group) for name, group in grouped(nodes, key).items()}
 
 
-def of_calls(paid: Iterable[Mapping[str, Any]], key: str, unnamed: str) -> dict[str, Usage]:
-    """What stored replies cost (see `CallCache.paid`), grouped by ``key``: ``by`` or ``model``."""
+def grouped(parts: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], str]) -> dict[str, list[Mapping[str, Any]]]:
+    """``parts`` by their ``key``, in the order in which the groups appear."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for part in paid:
-        groups.setdefault(str(part[key] or unnamed), []).append(part)
-    return {name: total(group) for name, group in groups.items()}
+    for part in parts:
+        groups.setdefault(key(part), []).append(part)
+    return groups
+
+
+def at_least(paid: Iterable[Mapping[str, Any]]) -> float:
+    """The dollars for those of the stored replies (see `CallCache.paid`) whose price is known."""
+    return round(sum(part.get("cost") or 0.0 for part in paid), 12)
+
+
+def unpriced(paid: Iterable[Mapping[str, Any]]) -> int:
+    """How many of them have a price that is not known."""
+    return sum(part["calls"] for part in paid if part.get("cost") is None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -37,11 +39,25 @@ def is_instance(value: object, module: str, name: str) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def version(distribution: str) -> str | None:
-    """The installed version of ``distribution``, or None."""
-    import importlib.metadata
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """The installed versions of those of ``distributions`` that are installed.
 
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    Read from the names of the ``dist-info`` folders, which say it: `importlib.metadata` would parse the whole description of each.
+    """
+    wanted = {_plain(name): name for name in distributions}
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            entries = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for entry in entries:
+            stem, dot, kind = entry.rpartition(".")
+            name, dash, number = stem.partition("-")
+            if kind in ("dist-info", "egg-info") and dot and dash and (known := wanted.get(_plain(name))) is not None:
+                found.setdefault(known, number)
+    return {name: found[name] for name in wanted.values() if name in found}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace(".", "_")

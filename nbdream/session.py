@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import platform
 import shutil
@@ -22,7 +23,7 @@ from nbdream.files import Lock, disk_errors, read_object, write_json
 from nbdream.fingerprint import digest
 from nbdream.lineage import Names, graph, now
 from nbdream.objects import FORMAT, ResultFolder
-from nbdream.optional import version
+from nbdream.optional import versions
 from nbdream.secrets import redact
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Session:
                 from nbdream.engine import Engine
 
                 self._engine = Engine(CallCache(self.folder / "calls.sqlite"), folder=self.folder)
+                self._engine.limit(self.budget)
                 self._engine.start()
             return self._engine
 
@@ -152,6 +154,11 @@ class Session:
         """Have ``watcher`` called with every event, from any thread; returns what ends that."""
         self._subscribers.append(watcher)
         return functools.partial(_remove, self._subscribers, watcher)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody sees what is emitted."""
+        return bool(self._subscribers)
 
     def emit(self, event: dict[str, Any]) -> None:
         """Hand an event to all who watch, and progress to other kernels that wait for the same result."""
@@ -353,6 +360,24 @@ class Session:
         sizes = {f"{name}_size": size for name, size in rule["sizes"].items()}
         return handle.splits(**sizes, seed=rule["seed"], stratify_by_column=rule["stratify_by_column"])[part]
 
+    # --- what it may cost -------------------------------------------------------------------------------------------
+
+    @property
+    def budget(self) -> float | None:
+        """The dollars that all of its calls together may cost, those of earlier days included; None: there is no limit."""
+        found = read_object(self.folder / "session.json").get("budget")
+        return float(found) if isinstance(found, int | float) else None
+
+    @budget.setter
+    def budget(self, dollars: float | None) -> None:
+        if dollars is not None and (isinstance(dollars, bool) or not isinstance(dollars, int | float) or not 0 <= dollars < math.inf):
+            raise ArgumentError(f"a budget of {dollars!r}", "it is an amount in dollars: 5, or None for no limit")
+        path = self.folder / "session.json"
+        with Lock(self.folder / ".lock"):
+            write_json(path, {**read_object(path), "budget": dollars})
+        if self._engine is not None:
+            self._engine.limit(dollars)
+
     # --- what stays the same ----------------------------------------------------------------------------------------
 
     def pin(self, name: str, find: Callable[[], str]) -> str:
@@ -400,8 +425,8 @@ def _vscode_notebook() -> str | None:
 @functools.cache
 def environment() -> dict[str, Any]:
     """What the work ran on: nbdream, interpreter, platform, and the versions of the packages that matter."""
-    packages = {name: found for name in PACKAGES if (found := version(name)) is not None}
-    return {"nbdream": __version__, "python": platform.python_version(), "platform": platform.platform(), "packages": packages}
+    told = {"nbdream": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    return {**told, "packages": versions(PACKAGES)}
 
 
 def _open_folder(folder: Path) -> None:

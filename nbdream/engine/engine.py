@@ -21,13 +21,18 @@ from typing import Any, Protocol
 
 from nbdream import secrets as credentials
 from nbdream.cache import CallCache
+from nbdream.engine.batches import GOES_ON, Batches, Rhythm
 from nbdream.engine.budget import Budget
 from nbdream.engine.commits import Commits
+from nbdream.engine.jobs import Records
 from nbdream.engine.keys import Draws
 from nbdream.engine.lanes import Lanes, shared
+from nbdream.engine.limits import Learned
 from nbdream.engine.retry import Patience
+from nbdream.engine.spending import Account, Spending
 from nbdream.engine.stream import Call, Progress, Review, Row, Stream, new_row, stopped
 from nbdream.errors import ArgumentError, BrokenFileError, ModelError, SessionError, Stopped
+from nbdream.ledger import at_least
 from nbdream.llms.base import LLM, Reply, Request
 
 CHUNK = 256
@@ -73,11 +78,19 @@ class Engine:
     """Puts requests to models and gives replies in row order. Owns ``cache`` and closes it when it stops."""
 
     def __init__(
-        self, cache: CallCache, secrets: Redactor = credentials, *, patience: Patience | None = None, folder: Path | None = None
+        self,
+        cache: CallCache,
+        secrets: Redactor = credentials,
+        *,
+        patience: Patience | None = None,
+        rhythm: Rhythm | None = None,
+        folder: Path | None = None,
     ) -> None:
         """``folder`` is the session's: what is learned about services and which batches are under way lies there."""
         self._cache = cache
         self._folder = folder
+        self._learned = Learned(folder)
+        self._account: Account | None = None
         self._secrets = secrets
         self._patience = patience or Patience()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,6 +106,8 @@ class Engine:
         self._known_until = 0.0
         self._now = ""
         self._commits = Commits(cache)
+        records = Records((folder or cache.path.parent) / "batches")
+        self._batches = Batches(records, self._settle, self._still_missing, rhythm or Rhythm())
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nbdream-look-up")
 
     # --- its life -----------------------------------------------------------------------------------------------------
@@ -132,6 +147,7 @@ class Engine:
         for stream in list(self._streams):
             stream.fail(Stopped("the session was closed", "open it and run again: what is there costs nothing"))
             await self._close(stream)
+        await self._batches.aclose()
         await self._commits.flush()
         ending = asyncio.all_tasks() - {asyncio.current_task()}
         for task in ending:
@@ -146,6 +162,27 @@ class Engine:
     def paid(self) -> list[dict[str, Any]]:
         """What the stored replies cost, by the step that paid and by model; see `CallCache.paid`."""
         return self._cache.paid()
+
+    def stored(self, keys: list[str]) -> set[str]:
+        """Those of ``keys`` under which there is a reply, or a failure."""
+        return set(self._cache.lookup(keys))
+
+    def limit(self, dollars: float | None) -> None:
+        """Let all calls of the session together cost so much, those of earlier days included; None: as much as they like."""
+        if dollars is None:
+            self._account = None
+        elif self._account is None:
+            self._account = Account(dollars, further="raise the session's budget to go on (%dream budget)")
+        else:
+            self._account.dollars = dollars
+
+    def spending(self, dollars: float | None = None, tokens: int | None = None) -> Spending | None:
+        """A budget of so much for one stream, and of what the session has left; None when there is no limit."""
+        limits = [] if dollars is None and tokens is None else [Account(dollars, tokens)]
+        if self._account is not None:
+            self._account.note_total(lambda: at_least(self.paid()))
+            limits.append(self._account)
+        return Spending(*limits) if limits else None
 
     # --- in the step's thread -----------------------------------------------------------------------------------------
 
@@ -180,10 +217,12 @@ class Engine:
             raise ArgumentError(f"n is {draws}", "it is the number of replies to each prompt: 1 or more")
         if limit is not None and limit < 1:
             raise ArgumentError(f"the most requests at a time is {limit}", "it is 1 or more; leave it out for the default")
+        if batch:
+            llm.batch_service()  # an error here, where there is none
         self.start()
         whole = None if total is None else total * draws
         stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only, by=by)
-        stream.review, stream.budget, stream.batch = review, budget, batch
+        stream.review, stream.budget, stream.batch = review, budget or self.spending(), batch
         numbered = Draws(llm.identity, draws, attempt)
         stream.key_of = numbered.follow_up
         size = (limit or llm.batch_size) if llm.batched else 1
@@ -223,6 +262,8 @@ class Engine:
         if stream.error is not None:
             raise stream.error
         if stopped(stop):
+            if stream.at_provider is not None:
+                raise Stopped(f"stopped waiting after {stream.progress().done:,} replies", GOES_ON)
             raise Stopped(f"stopped after {stream.progress().done:,} replies", "run it again to go on: what is there costs nothing")
 
     def _hand_over(self, stream: Stream, source: _Source, rows: deque[Row]) -> None:
@@ -250,6 +291,8 @@ class Engine:
         chunk = self._fill_stored(stream, chunk)
         if chunk:
             self._loop.call_soon_threadsafe(self._submit, stream, chunk)
+        if source.exhausted and stream.batch:
+            self._loop.call_soon_threadsafe(self._all_handed_over, stream)
 
     def _fill_stored(self, stream: Stream, chunk: list[Row]) -> list[Row]:
         """Complete here the rows whose replies are all on disk; those that are left are the loop's, which looks again."""
@@ -304,7 +347,7 @@ class Engine:
 
     def _lanes_of(self, llm: LLM) -> Lanes:
         if id(llm) not in self._lanes:
-            self._lanes[id(llm)] = (llm, Lanes(llm, self._settle, self._patience, self._secrets.scrub))
+            self._lanes[id(llm)] = (llm, Lanes(llm, self._settle, self._patience, self._secrets.scrub, self._learned))
         return self._lanes[id(llm)][1]
 
     def _submit(self, stream: Stream, chunk: list[Row]) -> None:
@@ -340,15 +383,41 @@ class Engine:
     def _found(self, call: Call, stored: dict[str, Any] | None) -> None:
         """Answer a call from the cache, or line it up."""
         call.looked_up = True
-        owner = call.owner
-        if stored is not None:
-            reply = self._stored_reply(stored)
-            follow = self._reviewed(call, reply)
-            if reply.error is None or not owner.retry_failed:
-                return self._resolve(call, reply, follow)
-        if owner.cache_only:
-            return owner.fail(ModelError("a reply is not stored", "run it without cache_only, which asks for it"))
-        return owner.waiting_calls.append(call)
+        if self._answered(call, stored):
+            return
+        if call.owner.cache_only:
+            call.owner.fail(ModelError("a reply is not stored", "run it without cache_only, which asks for it"))
+        else:
+            self._line_up(call)
+
+    def _answered(self, call: Call, stored: dict[str, Any] | None) -> bool:
+        """Whether what is stored answers a call."""
+        if stored is None:
+            return False
+        reply = self._stored_reply(stored)
+        follow = self._reviewed(call, reply)
+        if reply.error is not None and call.owner.retry_failed:
+            return False
+        self._resolve(call, reply, follow)
+        return True
+
+    def _line_up(self, call: Call) -> None:
+        """Have a call sent. One that mends a reply is sent at once: they are few, and a batch may take a day."""
+        if call.owner.batch and call.tries == 1:
+            self._batches.add(call.owner, call)
+        else:
+            call.owner.waiting_calls.append(call)
+
+    def _all_handed_over(self, stream: Stream) -> None:
+        """A batch stream has no further rows: as soon as all are looked up, what is not stored goes out."""
+        looking = asyncio.gather(*self._tasks, return_exceptions=True)
+        looking.add_done_callback(lambda _: self._batches.source_ended(stream) if stream in self._streams else None)
+
+    async def _still_missing(self, calls: list[Call]) -> list[Call]:
+        """Answer those of ``calls`` that are stored by now; the others."""
+        keys = [call.key for call in calls]
+        stored = await asyncio.get_running_loop().run_in_executor(self._reader, self._cache.lookup, keys)
+        return [call for call in calls if not self._answered(call, stored.get(call.key))]
 
     def _stored_reply(self, stored: dict[str, Any]) -> Reply:
         try:
@@ -365,6 +434,7 @@ class Engine:
         for call, reply in arrived:
             self._clean(reply)
             reply.by = call.owner.by
+            reply.cost = call.owner.dollars(reply, call.request)
             follow = self._reviewed(call, reply)
             kept = reply.error is None or reply.error["kind"] == "row"
             handed.append((call, reply, follow, self._commits.put(call.key, reply.to_json()) if kept else None))
@@ -444,12 +514,13 @@ class Engine:
                 del self._pending[call.key]
             elif call.owner is stream:
                 self._hand_on(call)
+        self._batches.leave(stream)
         return self._lanes_of(stream.llm).leave(stream)
 
     def _hand_on(self, call: Call) -> None:
         call.owner = call.waiters[0][0]
         if call.looked_up and not call.sent:
-            call.owner.waiting_calls.append(call)
+            self._line_up(call)
             self._lanes_of(call.owner.llm).pump()
 
 

@@ -1,153 +1,257 @@
-"""The lanes to one model: how many calls are in flight, whose turn it is, and what is done about an error."""
+"""The lanes of one model: how many calls are in flight, and how each is seen through to a reply that stands."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import random
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
-from nbdream.engine.retry import TOO_MANY, Patience
+from nbdream.engine.limits import FIRST, Learned, Pace, ceiling
+from nbdream.engine.retry import REFUSED, Patience
 from nbdream.engine.stream import Call, Stream
-from nbdream.errors import ModelError, NbDreamError
+from nbdream.errors import BudgetError, ModelError, NbDreamError
+from nbdream.fingerprint import digest
 from nbdream.llms.base import LLM, Reply
 
-LANES = 32
-"""Calls in flight to a service, unless the user says otherwise."""
-GIVEN_UP = 3
+ABREAST = 256
+"""Calls at once to a model that finds its own pace (a local one), unless the user says otherwise."""
+GIVEN_UP = 2
 """Requests given up before the first answer, after which no more are sent."""
+KEPT_EVERY = 30.0
+"""Seconds between two notes of what was learned about a service."""
 
 Settle = Callable[[list[tuple[Call, Reply]]], Awaitable[None]]
+
+_numbers = itertools.count(1)
 
 
 class Lanes:
     """Calls to one model, from all the streams that ask it. Lives on the engine's loop.
 
-    Until the model has answered once, one call is in flight: a wrong key is asked once, whatever the number of lanes.
+    Until a service has answered once, one call is in flight: a wrong key is asked once, whatever the number of lanes.
     A lane is free again when its reply is on disk.
     """
 
-    def __init__(self, llm: LLM, settle: Settle, patience: Patience, redact: Callable[[str], str]) -> None:
+    def __init__(self, llm: LLM, settle: Settle, patience: Patience, redact: Callable[[str], str], learned: Learned) -> None:
         self._llm = llm
         self._settle = settle
         self._patience = patience
         self._redact = redact
+        self._learned = learned
+        self._key = digest(llm.identity)[:16]
+        self._pace = self._learned.pace(self._key) if llm.adaptive else Pace(known=True)
         self._streams: list[Stream] = []
-        self._tasks: dict[asyncio.Task[None], list[Call]] = {}
-        self._answered = False
+        self._serving: dict[asyncio.Task[None], list[Call]] = {}
+        self._answered = self._pace.known
         self._given_up = 0
-        self._rest_until = 0.0
+        self._resting = 0
+        """Calls that will be asked again in a moment."""
+        self._pumping: asyncio.TimerHandle | None = None
+        self._kept = time.monotonic()
 
     def join(self, stream: Stream) -> None:
         """Serve ``stream`` too."""
         self._streams.append(stream)
+        user = self._llm.max_concurrency or stream.limit
+        if user is not None and self._pace.rate is None and user > self._pace.window:
+            self._pace.window = user  # they know what it bears
 
     def leave(self, stream: Stream) -> list[asyncio.Task[None]]:
         """Serve ``stream`` no longer. What is in flight for nobody else is cancelled: the tasks that are ending."""
         if stream in self._streams:
             self._streams.remove(stream)
         ending = []
-        for task, calls in list(self._tasks.items()):
-            if not any(call.waiters for call in calls):
+        for task, calls in list(self._serving.items()):
+            if calls and not any(call.waiters for call in calls):
                 task.cancel()
                 ending.append(task)
+        if not self._streams:
+            self._keep()
         return ending
 
     def pump(self) -> None:
-        """Send what may be sent now."""
-        while len(self._tasks) < self._most() and (stream := self._next()) is not None:
-            size = (stream.limit or self._llm.batch_size) if self._llm.batched else 1
-            calls = [stream.waiting_calls.popleft() for _ in range(min(size, len(stream.waiting_calls)))]
-            for call in calls:
-                call.sent = True
-            stream.in_flight += len(calls)
-            task = asyncio.create_task(self._serve(calls))
-            self._tasks[task] = calls
+        """Open as many lanes as there is work and room for."""
+        waiting = sum(len(stream.waiting_calls) for stream in self._streams)
+        for _ in range(min(waiting, self._most() - len(self._serving))):
+            if self._wait() > 0:
+                self._pump_later()
+                return
+            calls = self._take()
+            if not calls:
+                return
+            task = asyncio.create_task(self._lane(calls))
+            self._serving[task] = calls
             # Not at the end of the coroutine: one that is cancelled before its first step has no end.
-            task.add_done_callback(functools.partial(self._served, stream))
+            task.add_done_callback(self._ended)
+
+    # --- what may go out now --------------------------------------------------------------------------------------------
 
     def _most(self) -> int:
-        if self._llm.batched or not self._answered:
+        if not self._answered:
+            return 0 if self._resting else 1
+        if self._llm.batched:
             return 1
-        return self._llm.max_concurrency or max((stream.limit or LANES for stream in self._streams), default=LANES)
+        if not self._llm.adaptive:
+            return self._llm.max_concurrency or ABREAST
+        user = self._llm.max_concurrency or max((stream.limit or ceiling() for stream in self._streams), default=FIRST)
+        return max(1, min(user, int(self._pace.window)))
 
-    def _next(self) -> Stream | None:
-        """The stream whose turn it is: one after the other, so that a short one does not wait for a long one."""
+    def _wait(self) -> float:
+        """Seconds until a call may go out, as far as the service is concerned; infinity when one must end first."""
+        if not self._llm.adaptive or self._llm.batched:
+            return 0.0
+        return self._pace.wait(self._most(), time.monotonic())
+
+    def _pump_later(self) -> None:
+        seconds = self._wait()
+        if self._pumping is None and 0 < seconds < float("inf"):
+            self._pumping = asyncio.get_running_loop().call_later(seconds, self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._pumping = None
+        self.pump()
+
+    def _take(self) -> list[Call]:
+        """The next calls to send: of one stream after the other, so that a short one does not wait for a long one."""
         for _ in range(len(self._streams)):
             stream = self._streams.pop(0)
             self._streams.append(stream)
+            size = (stream.limit or self._llm.batch_size) if self._llm.batched else 1
             free = self._llm.batched or stream.limit is None or stream.in_flight < stream.limit
-            if stream.waiting_calls and free and stream.error is None:
-                return stream
-        return None
+            calls: list[Call] = []
+            while free and stream.error is None and stream.waiting_calls and len(calls) < size:
+                call = stream.waiting_calls[0]
+                if not call.waiters:  # nobody waits for it any more
+                    stream.waiting_calls.popleft()
+                elif self._affords(stream, call):
+                    calls.append(stream.waiting_calls.popleft())
+                else:
+                    break
+            if calls:
+                for call in calls:
+                    self._send(stream, call)
+                return calls
+        return []
 
-    def _served(self, stream: Stream, task: asyncio.Task[None]) -> None:
-        stream.in_flight -= len(self._tasks.pop(task))
+    def _affords(self, stream: Stream, call: Call) -> bool:
+        """Whether the stream's budget lets ``call`` go out; where it never will, the stream ends."""
+        if stream.budget is None:
+            return True
+        number = next(_numbers)
+        why = stream.budget.reserve(number, self._llm, call.request)
+        if why is None:
+            call.number = number
+            return True
+        if stream.in_flight == 0:
+            said, _, hint = why.partition(": ")
+            stream.fail(BudgetError(said, hint or None))
+        return False
+
+    def _send(self, stream: Stream, call: Call) -> None:
+        now = time.monotonic()
+        call.sent, call.sender = True, stream
+        call.began = call.began or now
+        call.attempts += 1
+        stream.in_flight += 1
+        self._pace.sent()
+
+    def _back(self, call: Call, reply: Reply | None) -> None:
+        """A call is no longer in flight, with a reply that came, or without one."""
+        if not call.sent:
+            return
+        call.sent = False
+        self._pace.back()
+        stream = call.sender
+        assert stream is not None
+        stream.in_flight -= 1
+        if stream.budget is not None:
+            stream.budget.settle(call.number, self._llm, reply)
+
+    # --- a lane -----------------------------------------------------------------------------------------------------------
+
+    async def _lane(self, calls: list[Call]) -> None:
+        """See calls through, one after the other, for as long as there are some and the service bears it."""
+        task = asyncio.current_task()
+        assert task is not None
+        while calls:
+            self._serving[task] = calls
+            try:
+                await self._serve(calls)
+            except _EveryoneError as error:
+                self._answered, self._given_up = not self._llm.adaptive, 0
+                for other in list(self._streams):
+                    other.fail(error.reason)
+            except Exception as error:
+                for call in calls:
+                    for waiter, _, _ in call.waiters:
+                        waiter.fail(error)
+            for call in calls:
+                self._back(call, None)
+            self._serving[task] = []
+            if len(self._serving) > self._most():
+                return
+            if self._wait() > 0:
+                self._pump_later()
+                return
+            calls = self._take()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        for call in self._serving.pop(task):
+            self._back(call, None)
         self.pump()
 
     async def _serve(self, calls: list[Call]) -> None:
-        try:
-            await self._ask(calls)
-        except _EveryoneError as error:
-            self._answered, self._given_up = False, 0
-            for other in list(self._streams):
-                other.fail(error.reason)
-        except Exception as error:
-            for call in calls:
-                for waiter, _, _ in call.waiters:
-                    waiter.fail(error)
+        replies = await self._complete(calls)
+        now = time.monotonic()
+        done: list[tuple[Call, Reply]] = []
+        for call, reply in zip(calls, replies, strict=True):
+            seconds = self._judge(call, reply, now)
+            if seconds is None:
+                done.append((call, reply))
+            else:
+                self._back(call, reply)
+                self._resting += 1
+                asyncio.get_running_loop().call_later(seconds, self._again, call)
+        if done:
+            await self._settle(done)
+            for call, reply in done:
+                self._back(call, reply)
 
-    async def _ask(self, calls: list[Call]) -> None:
-        began = time.monotonic()
-        tries = 0
-        while calls:
-            while (rest := self._rest_until - time.monotonic()) > 0:  # noqa: ASYNC110 - another refusal may prolong it
-                await asyncio.sleep(rest * (1 + random.random() / 10))
-            replies = await self._complete(calls)
-            tries += 1
-            again: list[Call] = []
-            wait = 0.0
-            done: list[tuple[Call, Reply]] = []
-            for call, reply in zip(calls, replies, strict=True):
-                seconds = self._judge(reply, tries, time.monotonic() - began)
-                if seconds is None:
-                    done.append((call, reply))
-                else:
-                    again.append(call)
-                    wait = max(wait, seconds)
-            if any(reply.error is None or reply.error["kind"] == "row" for _, reply in done):
-                self._note_answer()
-            if done:
-                await self._settle(done)
-            calls = [call for call in again if call.waiters]
-            if calls:
-                await asyncio.sleep(wait)
+    def _again(self, call: Call) -> None:
+        """Line a call up once more, before those that have not been asked yet."""
+        self._resting -= 1
+        if call.waiters:
+            call.owner.waiting_calls.appendleft(call)
+        self.pump()
 
     async def _complete(self, calls: list[Call]) -> list[Reply]:
-        requests = [call.request for call in calls]
         if not self._llm.batched:
-            return [await self._llm.complete(requests[0])]
+            return [await self._llm.complete(calls[0].request)]
+        requests = [call.request for call in calls]
         replies = await self._llm.complete_batch(requests)
         if len(replies) != len(requests):
             raise ModelError(f"{self._llm.display_name} gave {len(replies)} replies to {len(requests)} requests")
         return replies
 
-    def _judge(self, reply: Reply, tries: int, elapsed: float) -> float | None:
+    def _judge(self, call: Call, reply: Reply, now: float) -> float | None:
         """Seconds after which to ask again; None when the reply stands. Raises what ends the run."""
         error = reply.error
         if error is None or error["kind"] == "row":
+            self._note_answer(reply, now)
             return None
+        refused = error.get("status") in REFUSED
+        if refused:
+            self._pace.refused(_within(error.get("retry_after"), self._patience.longest), now)
         wait = None
         if error["kind"] == "transient" and self._llm.retry_on_fail:
-            wait = self._patience.wait(error, tries, elapsed, self._answered)
+            wait = self._patience.wait(error, call.attempts, now - call.began, self._answered)
         if wait is not None:
-            if error.get("status") == TOO_MANY:
-                # It knows us, and it is the model, not the request, that needs a rest.
-                self._note_answer()
-                if error.get("retry_after"):
-                    self._rest_until = max(self._rest_until, time.monotonic() + wait)
+            if error.get("status") == 429 and not self._answered:
+                self._note_answer(reply, now)  # it knows us, and it is the model, not the request, that needs a rest
             return wait
         self._given_up += 1
         hopeless = not self._answered and (error.get("no_completion") or self._given_up >= GIVEN_UP)
@@ -155,10 +259,22 @@ class Lanes:
             raise _EveryoneError(ModelError(f"{self._llm.display_name}: {self._redact(error['message'])}", error.get("hint")))
         return None
 
-    def _note_answer(self) -> None:
-        if not self._answered:
-            self._answered = True
+    def _note_answer(self, reply: Reply, now: float) -> None:
+        if self._llm.adaptive:
+            if reply.error is None or reply.error["kind"] == "row":
+                self._pace.answered(now, reply.rate)
+            if now - self._kept > KEPT_EVERY:
+                self._keep()
+        first, self._answered = not self._answered, True
+        room = self._llm.adaptive and len(self._serving) < self._most()
+        if first or room:
             self.pump()
+
+    def _keep(self) -> None:
+        self._kept = time.monotonic()
+        if self._answered and self._llm.adaptive:
+            keep = functools.partial(self._learned.keep, self._key)
+            asyncio.get_running_loop().run_in_executor(None, keep)
 
 
 class _EveryoneError(Exception):
@@ -169,6 +285,11 @@ class _EveryoneError(Exception):
         self.reason = reason
 
 
+def _within(seconds: Any, most: float) -> float | None:
+    return min(float(seconds), most) if seconds else None
+
+
 def shared(reply: Reply) -> Reply:
     """``reply`` as those see it who did not pay for it."""
-    return replace(reply, cached=True)
+    earlier = tuple(replace(part, cached=True) for part in reply.earlier)
+    return replace(reply, cached=True, earlier=earlier)

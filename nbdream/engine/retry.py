@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TOO_MANY = 429
+REFUSED = frozenset({TOO_MANY, 503, 529})
+"""Statuses that say something about how much is asked, and nothing about the request: they count no try of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,8 @@ class Patience:
     """Tries of a request that meets time-outs and errors of the server."""
     lost_tries: int = 8
     """Tries to connect to a server that has answered before: it may be starting again."""
-    limited_tries: int = 30
-    """Tries of a request that meets "too many requests"."""
+    limited_seconds: float = 1800.0
+    """Seconds after which a request that has only been refused for their number is given up."""
     strange_tries: int = 4
     """Tries to connect to a server that has never answered."""
     strange_seconds: float = 5.0
@@ -39,17 +41,20 @@ class Patience:
         ``answered``: the model has answered something in this kernel; ``elapsed``: seconds since the first try.
         """
         backoff = min(self.most, self.first * 2.0 ** min(tries - 1, 30)) * (0.5 + draw() / 2)
+        refused = error.get("status") in REFUSED
         strange = not answered and bool(error.get("unreachable") or error.get("no_completion"))
         asked = float(error.get("retry_after") or 0)
         # Never earlier than asked for, and not all lanes in the same instant.
         wait = max(backoff, asked * (1 + draw() / 10))
-        if tries >= self._most_tries(error, strange) or asked > self.longest or (strange and elapsed + wait > self.strange_seconds):
+        if asked > self.longest or (strange and elapsed + wait > self.strange_seconds):
             return None
-        return wait
+        if refused and answered:
+            return wait if elapsed < self.limited_seconds else None
+        return wait if tries < self._most_tries(error, strange or not answered) else None
 
     def _most_tries(self, error: Mapping[str, Any], strange: bool) -> int:
         if strange:
             return self.strange_tries
         if error.get("unreachable"):
             return self.lost_tries
-        return self.limited_tries if error.get("status") == TOO_MANY else self.tries
+        return self.tries

@@ -13,7 +13,9 @@ from typing import Any
 
 from nbdream.engine.budget import Budget
 from nbdream.errors import ModelError
+from nbdream.ledger import sum_known
 from nbdream.llms.base import LLM, Reply, Request
+from nbdream.prices import pricer
 
 Review = Callable[[Request, Reply, int], "Request | None"]
 """Looks at a reply before it counts: a further request whose reply takes its place, or None, and then it stands.
@@ -41,6 +43,8 @@ class Progress:
     """Dollars for what is new; None where a price is not known."""
     saved: float | None = None
     """Dollars that the stored replies did cost when they were new."""
+    batch: tuple[int, int] | None = None
+    """How many requests a batch service has dealt with, of how many it has been handed."""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -66,6 +70,15 @@ class Call:
     """The stream in whose queue it stands."""
     looked_up: bool = False
     sent: bool = False
+    """Whether it is in flight."""
+    sender: Stream | None = None
+    """The stream on whose account it is in flight."""
+    number: int = 0
+    """Its number in a budget."""
+    attempts: int = 0
+    """How often it was sent."""
+    began: float = 0.0
+    """When it was first sent."""
     tries: int = 1
     """Which request for its rows this is: more than one when earlier replies are being mended."""
     earlier: tuple[Reply, ...] = ()
@@ -75,10 +88,12 @@ class Call:
 class Counts:
     """What has been filled in by one thread: counted there, and only read by the other."""
 
-    __slots__ = ("cached", "failed", "input", "new", "output")
+    __slots__ = ("cached", "cost", "failed", "input", "new", "output", "saved")
 
     def __init__(self) -> None:
         self.cached = self.new = self.failed = self.input = self.output = 0
+        self.cost: float | None = 0.0
+        self.saved: float | None = 0.0
 
     @property
     def done(self) -> int:
@@ -96,6 +111,11 @@ class Counts:
         if reply.usage:
             self.input += reply.usage.get("input_tokens") or 0
             self.output += reply.usage.get("output_tokens") or 0
+        for part in (*reply.earlier, reply) if reply.earlier else (reply,):
+            if part.cached:
+                self.saved = sum_known(self.saved, part.cost)
+            else:
+                self.cost = sum_known(self.cost, part.cost)
 
 
 class Stream:
@@ -110,6 +130,8 @@ class Stream:
         self.review: Review | None = None
         self.budget: Budget | None = None
         self.batch = False
+        self.at_provider: tuple[int, int] | None = None
+        self.dollars = pricer(llm)
         self.key_of: Callable[[Request], str] = _no_key
         self.waiting_calls: deque[Call] = deque()
         self.in_flight = 0
@@ -174,7 +196,8 @@ class Stream:
         loop, own = self._counts, self._stored
         return Progress(
             self._total, loop.done + own.done, loop.cached + own.cached, loop.new, loop.failed, self.in_flight,
-            loop.input + own.input, loop.output + own.output, started=self._started,
+            loop.input + own.input, loop.output + own.output, sum_known(loop.cost, own.cost), sum_known(loop.saved, own.saved),
+            batch=self.at_provider, started=self._started,
         )  # fmt: skip
 
 

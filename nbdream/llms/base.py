@@ -15,12 +15,15 @@ import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from nbdream import context
+from nbdream import context, prices
 from nbdream.errors import ArgumentError, ModelError, nearest
 from nbdream.fingerprint import function_code
 from nbdream.llms.parameters import checked
+
+if TYPE_CHECKING:
+    from nbdream.llms.batch_service import BatchService
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,8 @@ class Reply:
     cached: bool = False
     batch: bool = False
     """Whether it came from a batch service, at half the price."""
+    cost: float | None = None
+    """Dollars, by the price that held when it was made; None where that is not known."""
     earlier: tuple[Reply, ...] = ()
     """The replies to requests that this one mends; not stored with it: each has its own key."""
     rate: RateLimit | None = None
@@ -103,7 +108,7 @@ class Reply:
 
     def to_json(self) -> dict[str, Any]:
         """What is stored."""
-        names = ("error", "text", "usage", "model", "finish_reason", "made", "by")
+        names = ("error", "text", "usage", "model", "finish_reason", "made", "by", "cost")
         stored = {name: value for name in names if (value := getattr(self, name)) is not None}
         return {**stored, "batch": True} if self.batch else stored
 
@@ -118,7 +123,8 @@ class Reply:
             and (usage is None or type(usage) is dict)
         ):
             raise ValueError("it holds something that is not a reply")
-        return cls(text, error, usage, get("model"), get("finish_reason"), get("made"), get("by"), True, get("batch") is True)
+        cost = get("cost") if type(get("cost")) in (float, int) else None
+        return cls(text, error, usage, get("model"), get("finish_reason"), get("made"), get("by"), True, get("batch") is True, cost)
 
 
 def failure(kind: str, message: str, status: int | None = None, *, said: str | None = None, **more: Any) -> Reply:
@@ -160,10 +166,12 @@ class LLM:
         system_prompt: str | None = None,
         identity: Any = None,
         max_concurrency: int | None = None,
+        price: Mapping[str, float] | None = None,
         **params: Any,
     ) -> None:
         self.model_name = model_name
         self.system_prompt = system_prompt
+        self.price = prices.given(price)
         checked("system_prompt", system_prompt)
         checked("max_concurrency", max_concurrency)
         self.max_concurrency = max_concurrency
@@ -186,6 +194,10 @@ class LLM:
     async def complete_batch(self, requests: list[Request]) -> list[Reply]:
         """Answer requests together, in order. Cancelled, it leaves the model ready for the next batch."""
         return list(await asyncio.gather(*map(self.complete, requests)))
+
+    def batch_service(self) -> BatchService:
+        """The provider's batch service, where it has one."""
+        raise ModelError(f"{self.display_name} has no batch service", "leave --batch out")
 
     async def aclose(self) -> None:
         """Let go of connections and processes; called on the engine's loop when it stops."""

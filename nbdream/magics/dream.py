@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -207,9 +207,10 @@ def _cost(notebook: Notebook, call: Call) -> View:
 
 
 def cost_view(session: Any) -> View:
-    """What was paid for, by result and by model, as the stored replies say it; and what a result took from the cache instead."""
+    """What was paid for, by result and by model, as the stored replies say it; and what results took from the cache instead."""
     from nbdream import ledger
     from nbdream.objects import ResultFolder
+    from nbdream.prices import shown
 
     found = {}
     for name in session.names:
@@ -218,25 +219,62 @@ def cost_view(session: Any) -> View:
             if node is not None and node.get("usage"):
                 found[str(entry["recipe"])] = node
     paid = session.engine.paid()
-    taken = {name: usage["cached_calls"] for name, usage in ledger.by(found.values(), lambda node: str(node["name"])).items()}
-    rows = [
-        {"": name, **usage, "cached_calls": taken.get(name, 0)} for name, usage in ledger.of_calls(paid, "by", "asked directly").items()
-    ]
-    rows += [{"": name, **ledger.nothing(), "cached_calls": count} for name, count in taken.items() if all(row[""] != name for row in rows)]
-    whole = {"": "all", **ledger.total(paid), "cached_calls": sum(taken.values())}
-    rows += [{"": f"model {name}", **usage, "cached_calls": ""} for name, usage in ledger.of_calls(paid, "model", "unknown").items()]
-    shown = [{"": row[""], **{title: row[key] for title, key in COUNTS.items()}} for row in [*rows, whole]]
-    return table_view(["", *COUNTS], shown, "money: unknown, there is no price table")
+    taken = ledger.by(found.values(), lambda node: str(node["name"]))
+    by_name = ledger.grouped(paid, lambda part: str(part["by"] or "asked directly"))
+    by_model = ledger.grouped(paid, lambda part: str(part["model"] or "unknown"))
+    rows = [_cost_row(name, by_name.get(name, []), taken.get(name, ledger.nothing())) for name in dict.fromkeys([*by_name, *taken])]
+    rows += [_cost_row(f"model {name}", parts, None) for name, parts in by_model.items()]
+    rows.append(_cost_row("all", paid, ledger.total(taken.values())))
+    limit = session.budget
+    note = "by the price on the day of each call" if limit is None else f"{_spent(paid)} of the session's {shown(limit)} is spent"
+    return table_view(list(rows[0]), rows, note)
 
 
-COUNTS = {
-    "calls paid": "calls",
-    "from the cache": "cached_calls",
-    "failed": "failed_calls",
-    "input tokens": "input_tokens",
-    "output tokens": "output_tokens",
-}
-"""The columns of `cost_view`, and what they hold."""
+def _cost_row(name: str, paid: Sequence[Mapping[str, Any]], taken: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A line of `cost_view`; what was taken from the cache is known by result, not by model."""
+    from nbdream import ledger
+    from nbdream.prices import shown
+
+    usage = ledger.total(paid)
+    saved = None if taken is None else taken["saved"]
+    return {
+        "": name,
+        "calls paid": usage["calls"],
+        "cached": "" if taken is None else taken["cached_calls"],
+        "failed": usage["failed_calls"],
+        "tokens in": usage["input_tokens"],
+        "tokens out": usage["output_tokens"],
+        "spent": _spent(paid),
+        "saved": "" if taken is None else "unknown" if saved is None else shown(saved),
+    }
+
+
+def _spent(paid: Sequence[Mapping[str, Any]]) -> str:
+    from nbdream import ledger
+    from nbdream.prices import shown
+
+    unknown = ledger.unpriced(paid)
+    known = shown(ledger.at_least(paid))
+    if not unknown:
+        return known
+    return "unknown" if unknown == sum(part["calls"] for part in paid) else f"{known} + {unknown:,} calls of unknown price"
+
+
+def _budget(notebook: Notebook, call: Call) -> View:
+    from nbdream.prices import shown
+
+    session = notebook.session()
+    if call.words:
+        session.budget = None if call.words[0] == "off" else _amount(call.words[0])
+    said = "no budget" if session.budget is None else f"a budget of {shown(session.budget)}"
+    return lines_view([f"session: {said}, {_spent(session.engine.paid())} spent"])
+
+
+def _amount(text: str) -> float:
+    try:
+        return float(text.removeprefix("$"))
+    except ValueError:
+        raise ArgumentError(f"{text!r} is no amount", "%dream budget 5 (dollars), or %dream budget off") from None
 
 
 def _card(notebook: Notebook, call: Call) -> View:
@@ -320,7 +358,8 @@ VERBS: dict[str, Verb] = {
     "status": Verb("status", "every result: fresh, stale (and why), running", _status, (0, 0)),
     "why": Verb("why NAME", "why it would run again, in words", _why, (1, 1)),
     "lineage": Verb("lineage [NAME]", "what comes from what", _lineage, (0, 1)),
-    "cost": Verb("cost", "calls and tokens, by result and by model", _cost, (0, 0)),
+    "cost": Verb("cost", "calls, tokens and dollars, spent and saved, by result and by model", _cost, (0, 0)),
+    "budget": Verb("budget [DOLLARS | off]", "the most that all calls of the session may cost together", _budget, (0, 1)),
     "failures": Verb("failures NAME", "the rows that failed, with what the model really said", _failures, (1, 1)),
     "split": Verb(
         "split NAME TRAIN VALIDATION [TEST] [--seed N]", "NAME.train, NAME.validation: follow NAME when it changes", _split, (2, 4),

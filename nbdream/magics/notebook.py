@@ -232,7 +232,7 @@ class _Watched:
     def __init__(self, notebook: Notebook, call: Call, plan: Plan) -> None:
         self._plan = plan
         self._session = notebook.session()
-        self._door = _Door(self._session, preview="limit" in call.options)
+        self._door = _Door(self._session, preview="limit" in call.options or "dry_run" in call.options)
         self.progress = Progress(NotebookScreen() if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note)
         self._leave = self._session.subscribe(self.progress.take)
 

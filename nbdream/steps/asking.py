@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbdream.errors import ArgumentError, ModelError
 from nbdream.fingerprint import function_code
+from nbdream.prices import known
 from nbdream.steps.base import NOT_IN_RECIPE, Step
+from nbdream.steps.estimate import FEWEST
 from nbdream.steps.kinds import plain
 from nbdream.steps.rows import Failure, Row
+from nbdream.steps.survey import Estimate, Survey
 from nbdream.templates import as_json
 
 if TYPE_CHECKING:
     from nbdream.engine.budget import Budget
+    from nbdream.engine.spending import Spending
     from nbdream.engine.stream import Review
-    from nbdream.llms.base import LLM, Reply
+    from nbdream.llms.base import LLM, Reply, Request
 
 ON_FAIL = ("drop", "keep", "stop")
 RUNNING = (
@@ -24,6 +30,8 @@ RUNNING = (
     "return_generator", "total_num_prompts", *NOT_IN_RECIPE,
 )  # fmt: skip
 """Arguments of a run that are no parameters of the model, and change no reply."""
+TRIES = 20
+"""Rows of a dry run."""
 
 
 class Asking(Step):
@@ -32,6 +40,8 @@ class Asking(Step):
     own: ClassVar[tuple[str, ...]] = ()
     """The arguments of the step itself: neither the model's nor how it runs."""
     shared: ClassVar[tuple[str, ...]] = ("llm", "post_process", "on_fail", "seed", "system", "n")
+    estimate: Estimate | None = None
+    """After a dry run, what the whole would cost."""
 
     def register_llm(self) -> None:
         """Declare what all such steps take."""
@@ -62,6 +72,17 @@ class Asking(Step):
         self.parameters()
         if self.args["on_fail"] not in ON_FAIL:
             raise ArgumentError(f"on_fail={self.args['on_fail']!r}", f"it is one of: {', '.join(ON_FAIL)}")
+        self._check_limits()
+        self.preview = self.preview or bool(self.args.get("dry_run"))
+
+    def _check_limits(self) -> None:
+        cost, tokens, tries = (self.args.get(name) for name in ("max_cost", "max_total_tokens", "dry_run"))
+        if cost is not None and (isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf):
+            raise ArgumentError(f"max_cost={cost!r}", "it is an amount in dollars: 0.50")
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+            raise ArgumentError(f"max_total_tokens={tokens!r}", "it is a number of tokens, of prompts and replies together")
+        if not isinstance(tries, bool | None) and (not isinstance(tries, int) or tries < FEWEST):
+            raise ArgumentError(f"dry_run={tries!r}", f"it is True, or how many rows to try: {FEWEST} or more")
 
     def runs_again(self, node: Mapping[str, Any]) -> bool:
         """With ``retry_failed``, while rows have failed."""
@@ -75,6 +96,8 @@ class Asking(Step):
             args["on_fail"] = self.args["on_fail"]
         if self.args["post_process"] is not None:
             args["post_process"] = function_code(self.args["post_process"])
+        if self.args.get("dry_run"):
+            args["dry_run"] = uuid.uuid4().hex  # it tells of now: no earlier one is loaded, and the run itself never finds it
         return {**args, **self.parameters()}
 
     def replies(self, prompts: Iterable[Any], total: int, draws: int = 1) -> Iterator[tuple[int, list[Reply]]]:
@@ -83,7 +106,13 @@ class Asking(Step):
         requests = self.llm.requests(
             prompts, system=args.get("system"), seed=args.get("seed"), schema=self.reply_schema(), **self.parameters()
         )  # fmt: skip
-        asked = self.ask(
+        if not args.get("dry_run"):
+            return enumerate(self._put(requests, total, draws))
+        return self._tried(requests, total, draws)
+
+    def _put(self, requests: Iterable[Request], total: int, draws: int) -> Iterator[list[Reply]]:
+        args = self.args
+        return self.ask(
             self.llm,
             requests,
             total=total,
@@ -92,9 +121,21 @@ class Asking(Step):
             retry_failed=bool(args.get("retry_failed")),
             review=self.review(),
             budget=self.budget(),
-            batch=bool(args.get("batch")),
+            batch=bool(args.get("batch")) and not args.get("dry_run"),  # whoever tries does not wait for a day
         )
-        return enumerate(asked)
+
+    def _tried(self, requests: Iterable[Request], total: int, draws: int) -> Iterator[tuple[int, list[Reply]]]:
+        """The replies of a dry run: to a few of the prompts. When they are there, what the others will cost is said."""
+        tries = TRIES if self.args["dry_run"] is True else self.args["dry_run"]
+        survey = Survey(self.runner.engine.stored, self.llm, total, draws, tries)
+        chosen = survey.look(requests)
+        for number, replies in zip(chosen, self._put(chosen.values(), len(chosen), draws), strict=True):
+            survey.take(number, replies)
+            yield number, replies
+        self.estimate = survey.estimate(known(self.llm), batch=bool(self.args.get("batch")))
+        self.emit({"type": "step.notice", "text": str(self.estimate)})
+        if not self.runner.watched:
+            print(self.estimate)
 
     def reply_schema(self) -> Mapping[str, Any] | None:
         """The JSON schema that replies are to fit, if there is one."""
@@ -105,8 +146,15 @@ class Asking(Step):
         return None
 
     def budget(self) -> Budget | None:
-        """What the step may cost, if there is a limit."""
-        return None
+        """What the step may cost, if there is a limit; an error where what a call can cost is not known."""
+        cost, tokens = self.args.get("max_cost"), self.args.get("max_total_tokens")
+        if cost is None and tokens is None:
+            return None
+        spending: Spending | None = self.runner.engine.spending(cost, tokens)
+        refused = spending.refuses(self.llm, self.parameters()) if spending is not None else None
+        if refused is not None:
+            raise refused
+        return spending
 
     def failed(self, number: int, reply: Reply) -> Failure:
         """The failure that a reply is; with ``on_fail="stop"`` the end of the step."""

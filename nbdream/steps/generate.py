@@ -102,7 +102,7 @@ class _Templated(Asking):
             raise DataError(f"{self.rows.step.name!r} has no rows", "nothing is to be done: see where its rows went")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ArgumentError(f"limit={limit!r}", "it is a number of rows: 1 or more")
-        self.preview = limit is not None
+        self.preview = self.preview or limit is not None
 
     def reads(self) -> dict[str, list[str]]:
         """The columns that the prompts are made of."""

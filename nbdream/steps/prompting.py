@@ -40,7 +40,9 @@ class _Prompting(Asking):
         prompts, draws = self.prompts(), self.args.get("n", 1)
         inputs = self.inputs[self.asks_about] if self.asks_about == "inputs" else prompts
         kept = Kept(self, list(self.outputs_declared))
-        for (i, replies), prompt, given in zip(self.replies(prompts, len(prompts), draws), prompts, inputs, strict=True):
+        rows = enumerate(zip(prompts, inputs, strict=True))
+        for i, replies in self.replies(prompts, len(prompts), draws):
+            prompt, given = next(row for number, row in rows if number == i)  # a dry run asks for some of them only
             values = {"inputs": given, "prompts": prompt} if self.asks_about == "inputs" else {"prompts": prompt}
             bad = next((reply for reply in replies if reply.error), None)
             if bad is not None:

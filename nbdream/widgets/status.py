@@ -9,6 +9,9 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from nbdream.ledger import sum_known
+from nbdream.prices import shown
+
 
 def seconds(value: float) -> str:
     """A duration as a person writes it: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
@@ -20,11 +23,6 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def money(value: float) -> str:
-    """An amount in dollars; four digits below a cent."""
-    return f"${value:.2f}" if value == 0 or value >= 0.01 else f"${value:.4f}"
 
 
 def ago(iso: str, now: datetime.datetime | None = None) -> str:
@@ -45,20 +43,20 @@ def ago(iso: str, now: datetime.datetime | None = None) -> str:
 
 
 def live_line(event: Mapping[str, Any], elapsed: float) -> str:
-    """What a running step shows: ``980 cached · 20 new · 0 failed · 12 s``."""
+    """What a running step shows: ``980 cached · 20 new · 0 failed · $0.04 (saved $1.37) · 12 s``."""
     parts = []
     if event.get("cached") is not None:
         parts = [f"{event.get(key) or 0:,} {key}" for key in ("cached", "new", "failed")]
     elif event.get("total"):
         parts = [f"{100 * (event.get('done') or 0) // event['total']} %"]
-    cost = event.get("cost")
-    if cost is not None:
-        parts.append(money(cost))
+    cost, saved = event.get("cost"), event.get("saved")
+    if cost is not None and (cost or saved):
+        parts.append(shown(cost) + (f" (saved {shown(saved)})" if saved else ""))
     return " · ".join([*parts, seconds(elapsed)])
 
 
 def saved_line(node: Mapping[str, Any]) -> str:
-    """What stays below a result: ``1,000 rows · gpt-4o-mini · made 2026-11-20 in 12 s``."""
+    """What stays below a result: ``1,000 rows · gpt-4o-mini · made 2026-11-20 for $1.41 in 12 s``."""
     rows = int(node.get("rows") or 0)
     parts = [f"{rows:,} row{'' if rows == 1 else 's'}"]
     if node.get("failures"):
@@ -90,7 +88,9 @@ def _made(node: Mapping[str, Any]) -> str:
     day = str(made.get("finished") or "")[:10]
     if not day:
         return ""
-    cost = (node.get("usage") or {}).get("cost")
+    usage = node.get("usage") or {}
+    # What the work costs, whoever paid for which part of it: the line is the same where all was there already.
+    cost = sum_known(usage.get("cost"), usage.get("saved", 0.0))
     took = made.get("seconds")
-    paid = f" for {money(cost)}" if cost is not None else ""
+    paid = f" for {shown(cost)}" if cost else ""
     return f"made {day}{paid}" + (f" in {seconds(took)}" if isinstance(took, (int, float)) else "")
