@@ -23,7 +23,7 @@ def array(values: Sequence[Any]) -> pa.Array:
     kinds = set(map(type, values))
     kinds.discard(_NONE)
     if kinds == {str}:
-        return _texts(values)
+        return texts(values)
     if kinds == {bool}:
         return _bits(values)
     if kinds == {int} and _fit(values):
@@ -38,7 +38,8 @@ def int64s(values: Sequence[int] | range) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(machine.array("q", values))])
 
 
-def _texts(values: list[Any]) -> pa.Array:
+def texts(values: list[str | None]) -> pa.Array:
+    """Texts, of which all may be null."""
     builder = pa.lib.StringBuilder()
     try:
         builder.append_values(values)

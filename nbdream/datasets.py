@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import pyarrow as pa
 
+from nbdream.arrays import int64s
 from nbdream.errors import ColumnError, nearest
 from nbdream.fingerprint import digest as digest_of
 from nbdream.objects import StoredTable, column_digest
@@ -263,5 +264,5 @@ def _rows(table: pa.Table, key: int | slice | Iterable[int]) -> dict[str, Any] |
         row: dict[str, Any] = table.slice(number, 1).to_pylist()[0]
         return row
     wanted = list(range(table.num_rows))[key] if isinstance(key, slice) else list(key)
-    rows: list[dict[str, Any]] = table.take(pa.array(wanted, pa.int64())).to_pylist()
+    rows: list[dict[str, Any]] = table.take(int64s(wanted)).to_pylist()
     return rows

@@ -25,7 +25,6 @@ import types
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 from nbdream import code, foreign
@@ -33,7 +32,7 @@ from nbdream.difference import difference
 from nbdream.errors import FingerprintError
 
 __all__ = [
-    "ColumnDigest", "Tagged", "canonical", "canonical_json", "difference", "digest", "form_digest", "form_json", "function_code",
+    "Tagged", "canonical", "canonical_json", "difference", "digest", "form_digest", "form_json", "function_code",
     "path_digest",
 ]  # fmt: skip
 
@@ -47,7 +46,7 @@ LONG_CAPTURE = 4000
 _OF_CODE = frozenset(("function", "class", "module", "method", "partial", "cached", "property", "schema", "staticmethod", "classmethod"))
 """Forms that are kept whole however long, so that a change deep inside can be told in words."""
 
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), check_circular=False)
+form_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 class Tagged(dict[str, Any]):
@@ -71,7 +70,7 @@ def digest(value: object) -> str:
 
 def form_json(form: Form) -> str:
     """The text that is hashed for a form made by `canonical`, also when it was read back from a file."""
-    return _encoder.encode(_hashed(form))
+    return form_encoder.encode(_hashed(form))
 
 
 def form_digest(form: Form) -> str:
@@ -220,7 +219,7 @@ class Walk:
         return None
 
 
-def _is_plain_key(key: object) -> bool:
+def is_plain_key(key: object) -> bool:
     """Whether a dict's key can be a key of its form."""
     return type(key) is str and not key.startswith("$") and type(_text(key)) is str
 
@@ -268,7 +267,7 @@ def _list(walk: Walk, value: list[Any] | tuple[Any, ...]) -> Form:
 
 def _dict(walk: Walk, value: Mapping[Any, Any]) -> Form:
     with walk.inside(value):
-        if all(map(_is_plain_key, value)):
+        if all(map(is_plain_key, value)):
             return walk.parts(value)
         keys = sorted(((Walk(walk.where()).value(key), key) for key in value), key=lambda pair: form_json(pair[0]))
         return Tagged({"$": "dict", "items": [[form, walk.part(f"[{key!r}]", value[key])] for form, key in keys]})
@@ -330,61 +329,3 @@ _KINDS: tuple[tuple[type | tuple[type, ...], Callable[[Walk, Any], Form]], ...] 
     (functools.partial, _partial),
 )
 """Types of the standard library and their subclasses, in the order in which they are tried."""
-
-
-class ColumnDigest:
-    """The content digest of a column: the same however its rows are cut into updates."""
-
-    BLOCK = 4096
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._blocks = hashlib.sha256(b"column 1\n")
-        self._open: list[Any] = []
-
-    def update(self, values: Iterable[Any]) -> None:
-        """Append ``values``, one for each row."""
-        rows = self._open + list(values) if self._open else list(values)
-        whole = len(rows) - len(rows) % self.BLOCK
-        self.rows += len(rows) - len(self._open)
-        for start in range(0, whole, self.BLOCK):
-            self._blocks.update(_block(rows[start : start + self.BLOCK]))
-        self._open = rows[whole:]
-
-    def hexdigest(self) -> str:
-        """The digest of the rows so far, their number included."""
-        total = self._blocks.copy()
-        if self._open:
-            total.update(_block(self._open))
-        total.update(b"rows %d" % self.rows)
-        return total.hexdigest()
-
-
-def _block(values: list[Any]) -> bytes:
-    """The sha256 of the canonical JSON of one block of values."""
-    text: bytes | None = None
-    if _is_plain(values):
-        with contextlib.suppress(ValueError):  # nan, infinity, a number of 4,300 digits, lone surrogates: the long way
-            text = _encoder.encode(values).encode()
-    return hashlib.sha256(canonical_json(values).encode() if text is None else text).digest()
-
-
-_SCALARS = {type(None), bool, int, float, str}
-
-
-def _is_plain(values: list[Any], depth: int = 0) -> bool:
-    """Whether every value is its own form; asked of a whole block at once, one level of nesting at a time."""
-    kinds = set(map(type, values)) - _SCALARS
-    if not kinds:
-        return True
-    if depth > 20 or not kinds <= {list, tuple, dict}:
-        return False
-    inner: list[Any] = []
-    if list in kinds or tuple in kinds:
-        inner.extend(chain.from_iterable(value for value in values if type(value) in (list, tuple)))
-    if dict in kinds:
-        dicts = [value for value in values if type(value) is dict]
-        if not all(map(_is_plain_key, set(chain.from_iterable(dicts)))):
-            return False
-        inner.extend(chain.from_iterable(map(dict.values, dicts)))
-    return _is_plain(inner, depth + 1)

@@ -141,7 +141,7 @@ def _table(columns: list[tuple[Any, list[Any]]], kind: str) -> dict[str, Any]:
 
 
 def _column(values: list[Any]) -> str:
-    from nbdream.fingerprint import ColumnDigest
+    from nbdream.columns import ColumnDigest
 
     column = ColumnDigest()
     column.update(values)

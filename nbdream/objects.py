@@ -18,9 +18,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from nbdream.arrays import array
+from nbdream.columns import ColumnDigest
 from nbdream.errors import ArgumentError, BrokenFileError, SessionError, StepOutputError, StepOutputTypeError
 from nbdream.files import Lock, disk_errors, read_object, write_json
-from nbdream.fingerprint import ColumnDigest
 
 FORMAT = 1
 ROW = "__row__"
@@ -153,7 +154,7 @@ class TableWriter:
         if not self._digests:
             self._digests = {name: ColumnDigest() for name in table.column_names}
         for name, digest in self._digests.items():
-            digest.update(table.column(name).to_pylist())
+            digest.update(table.column(name))
         self._append(table.select(list(self._digests)))
         self.rows += table.num_rows
 
@@ -188,7 +189,7 @@ class TableWriter:
         if isinstance(values, (pa.Array, pa.ChunkedArray)):
             return values
         try:
-            return pa.array(values)
+            return array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             kinds = sorted({type(v).__name__ for v in values if v is not None})
             raise StepOutputTypeError(
@@ -220,8 +221,5 @@ class TableWriter:
 def column_digest(values: pa.Array | pa.ChunkedArray) -> str:
     """The content digest of a column: of its values in row order, whatever its chunks."""
     digest = ColumnDigest()
-    chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
-    for chunk in chunks:
-        for start in range(0, len(chunk), 4096):
-            digest.update(chunk.slice(start, 4096).to_pylist())
+    digest.update(values)
     return digest.hexdigest()

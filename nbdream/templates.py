@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nbdream.errors import TemplateError, nearest
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from jinja2 import nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -20,6 +21,14 @@ NO_COMMENT = "\ue000no comment\ue001"
 
 LONGEST = 10_000_000
 """Characters that a repetition in a template may give at most."""
+
+FIELD = re.compile(r"""\{\{\s*(?:([A-Za-z_]\w*)|row\[(?:"([^"\\]*)"|'([^'\\]*)')\])\s*\}\}""")
+"""A column and nothing else: by its name, or as ``row["…"]``."""
+WORDS = frozenset({
+    "False", "None", "True", "and", "cycler", "dict", "else", "false", "if", "in", "is", "joiner", "loop", "namespace", "none", "not", "or",
+    "range", "row", "self", "super", "true",
+})  # fmt: skip
+"""Names that mean something to Jinja."""
 
 ROW_METHODS = frozenset({"items", "keys", "values", "get"})
 
@@ -45,7 +54,9 @@ class Template:
         both = sorted(set(self.extra) & set(available))
         if both:
             raise TemplateError(f"`{both[0]}` is both a column and a variable of the notebook", "rename the variable")
-        names, from_row, is_whole = self._reads
+        names, from_row, is_whole = self._reads if self._plain is None else (set(), set(), False)
+        if self._plain is not None:
+            names = set(self._plain[1])
         for name in sorted(names - set(available) - set(self.extra)):
             raise _unknown(name, available)
         for name in sorted(from_row - set(available)):
@@ -56,6 +67,8 @@ class Template:
 
     def render(self, row: Mapping[str, Any], number: int) -> str:
         """The text for ``row``; `TemplateError` names row ``number`` and the column when a null would be rendered."""
+        if self._plain is not None:
+            return self._filled(self._plain, row, number)
         values = {name: Null(name) if value is None else value for name, value in row.items()}
         extra = {name: Null(name) if value is None else value for name, value in self.extra.items()}
         try:
@@ -65,6 +78,37 @@ class Template:
         except Exception as error:  # whatever a template does wrong is its writer's to mend
             raise TemplateError(f"row {number}: {_sentence(error)}", "the template fails on this row's values") from None
         return text
+
+    def check(self, table: pa.Table, first_row: int) -> None:
+        """Raise the error that `render` would for one of the rows of ``table``, whose first has the number ``first_row``."""
+        if self._plain is None:
+            for number, row in enumerate(table.to_pylist(), first_row):
+                self.render(row, number)
+            return
+        fields = [name for name in self._plain[1] if name in table.column_names]
+        if any(table.column(name).null_count for name in fields) or any(value is None for value in self.extra.values()):
+            for number, row in enumerate(table.select(fields).to_pylist(), first_row):
+                self.render(row, number)
+
+    def _filled(self, plain: tuple[list[str], list[str]], row: Mapping[str, Any], number: int) -> str:
+        """What Jinja makes of a template that only names columns, ten times as fast."""
+        texts, names = plain
+        parts = [texts[0]]
+        for name, text in zip(names, texts[1:], strict=True):
+            value = self.extra[name] if name in self.extra else row[name]
+            if value is None:
+                raise _empty(number, name)
+            parts.append(value if type(value) is str else as_json(value) if isinstance(value, (list, dict, tuple)) else str(value))
+            parts.append(text)
+        return "".join(parts)
+
+    @functools.cached_property
+    def _plain(self) -> tuple[list[str], list[str]] | None:
+        """The texts and between them the columns, where the template consists of nothing else."""
+        pieces = FIELD.split(re.sub(r"\r\n?", "\n", self.source))  # as Jinja reads it
+        texts, names = pieces[::4], ["".join(filter(None, found)) for found in zip(pieces[1::4], pieces[2::4], pieces[3::4], strict=True)]
+        other = any("{{" in text or "{%" in text for text in texts) or any(bare in WORDS for bare in pieces[1::4])
+        return None if other or not all(names) else (texts, names)
 
     @functools.cached_property
     def _tree(self) -> nodes.Template:

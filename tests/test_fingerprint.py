@@ -28,9 +28,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nbdream.columns import ColumnDigest
 from nbdream.errors import FingerprintError
 from nbdream.fingerprint import (
-    ColumnDigest,
     canonical,
     canonical_json,
     difference,

@@ -27,6 +27,7 @@ LAYERS = {
         "frontmatter",
         "templates",
         "arrays",
+        "columns",
     },
     1: {"datasets", "objects", "cache", "lineage", "ledger", "prices", "cards"},
     2: {"engine", "llms", "embedders", "retrievers", "task_models", "steps", "trainers", "workers"},

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbdream import Session
-from nbdream.fingerprint import ColumnDigest
+from nbdream.columns import ColumnDigest
 from nbdream.steps import DataSource, concat
 from nbdream.steps.views import SEED, shuffled
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
+from nbdream.arrays import int64s
 from nbdream.datasets import OutputDataset, OutputDatasetColumn
 from nbdream.errors import ArgumentError, DataError, TemplateError, nearest
 from nbdream.objects import check_column
@@ -113,24 +114,47 @@ class _Templated(Asking):
         args = {name: value for name, value in super().recipe_args().items() if value is not False}
         return {**args, "template": self.template.source}
 
-    def numbered(self) -> list[int]:
+    def numbered(self) -> Sequence[int]:
         """The rows to ask about: the first ``limit``, without those that have a null where ``drop_null`` says so."""
         assert self.rows is not None
         count = min(self.rows.num_rows, self.args["limit"] or self.rows.num_rows)
         if not self.args["drop_null"]:
-            return list(range(count))
+            return range(count)
         columns = [self.rows[name].array() for name in self.columns_read]
         null = [column.slice(0, count).is_null().to_pylist() for column in columns]
         return [i for i in range(count) if not any(flags[i] for flags in null)]
 
-    def rendered(self, numbers: list[int]) -> Iterator[str]:
+    def rendered(self, numbers: Sequence[int]) -> Iterator[str]:
         """The prompts of the rows; an error for a null, with its row."""
-        assert self.rows is not None
-        table = self.rows.table(self.columns_read)
-        for start in range(0, len(numbers), BATCH):
-            part = numbers[start : start + BATCH]
-            for number, row in zip(part, table.take(pa.array(part, pa.int64())).to_pylist(), strict=True):
+        for part, table in self._batches(numbers):
+            for number, row in zip(part, table.to_pylist(), strict=True):
                 yield self.template.render(row, number) if self.template.has_fields else self._instruction(row, number)
+
+    def check_rows(self, numbers: Sequence[int]) -> None:
+        """Raise the error that `rendered` would: before anything is paid for."""
+        for part, table in self._batches(numbers):
+            if isinstance(part, range) and self.template.has_fields:
+                self.template.check(table, part.start)
+            elif self.template.has_fields or table.column(0).null_count:
+                for _ in self.rendered(part):
+                    pass
+
+    def _batches(self, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], pa.Table]]:
+        """The columns that are read, of a thousand rows at a time."""
+        assert self.rows is not None
+        if isinstance(numbers, range):
+            start = 0
+            for table in self.rows.iter_batches(self.columns_read, BATCH):
+                part = range(start, min(start + table.num_rows, len(numbers)))
+                if not part:
+                    return
+                yield part, table.slice(0, len(part))
+                start = part.stop
+            return
+        whole = self.rows.table(self.columns_read)
+        for start in range(0, len(numbers), BATCH):
+            some = numbers[start : start + BATCH]
+            yield some, whole.take(int64s(some))
 
     def _instruction(self, row: dict[str, Any], number: int) -> str:
         ((name, value),) = row.items()
@@ -139,10 +163,9 @@ class _Templated(Asking):
         return layout(value if isinstance(value, str) else as_json(value), self.template.source)
 
     def asked(self, draws: int = 1) -> Iterator[tuple[int, list[Reply]]]:
-        """Each row's number and replies. All prompts are rendered once before the first is sent: an error costs nothing."""
+        """Each row's number and replies. All rows are looked at before the first is sent: an error costs nothing."""
         numbers = self.numbered()
-        for _ in self.rendered(numbers):
-            pass
+        self.check_rows(numbers)
         for i, replies in self.replies(self.rendered(numbers), len(numbers), draws):
             yield numbers[i], replies
 

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from nbdream.arrays import array
+from nbdream.columns import ColumnDigest
 from nbdream.errors import ArgumentError, DataError, nearest
-from nbdream.fingerprint import ColumnDigest, function_code, path_digest
+from nbdream.fingerprint import function_code, path_digest
 from nbdream.steps import files, hubs
 from nbdream.steps.base import Step
 from nbdream.steps.frames import dataset_columns, is_dataset
 from nbdream.steps.returns import Batch, LazyRowBatches, LazyRows, normalize
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from nbdream.objects import ResultFolder
 
 
@@ -200,6 +202,10 @@ OPTIONS = ("force", "background", "progress_interval", "verbose", "log_level", "
 
 # ------------------------------------------------------------------------------------------------ data in memory
 
+SCALARS = {type(None), bool, int, float, str}
+ROWS = 4096
+"""Rows in a batch of data that is in memory."""
+
 
 def read_memory(data: Any, name: str) -> Iterator[Batch]:
     """The rows of data in memory. Dicts of a list may lack keys: null."""
@@ -207,13 +213,32 @@ def read_memory(data: Any, name: str) -> Iterator[Batch]:
         columns = dataset_columns(data)
         return normalize(data, [name] if columns is None else columns)
     if isinstance(data, Mapping):
-        return normalize(data, list(data)) if data else iter(())
+        if not data:
+            return iter(())
+        plain = _as_tables(data) if all(type(values) is list for values in data.values()) else None
+        return normalize(data, list(data)) if plain is None else plain
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
         rows = data if isinstance(data, list) else list(data)
         if not rows:
             return iter(())
-        return normalize(_filled(rows), list(_keys(rows)))
+        names = list(_keys(rows))
+        plain = _as_tables({name: [row.get(name) for row in rows] for name in names})
+        return normalize(_filled(rows), names) if plain is None else plain
     raise DataError(f"the data of {name!r} is a {type(data).__name__}", "give a dict of columns, a list of dicts, a dataset or a frame")
+
+
+def _as_tables(columns: Mapping[str, list[Any]]) -> Iterator[Batch] | None:
+    """Columns of texts, numbers or truth values as Arrow has them, a block of rows at a time; None for others: they need a closer look."""
+    if len({len(values) for values in columns.values()}) != 1 or not all(isinstance(name, str) for name in columns):
+        return None
+    for values in columns.values():
+        if len(set(map(type, values)) - {type(None)}) != 1 or not set(map(type, values)) <= SCALARS:
+            return None
+    try:
+        table = pa.table({name: array(values) for name, values in columns.items()})
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return None
+    return (table.slice(start, ROWS) for start in range(0, table.num_rows, ROWS))
 
 
 def read_function(function: Callable[[], Any], name: str) -> Iterator[Batch]:
@@ -235,8 +260,7 @@ def content(batches: Iterable[Batch]) -> dict[str, Any]:
     for batch in batches:
         rows += num_rows(batch)
         for name in column_names(batch):
-            values = batch[name] if isinstance(batch, dict) else batch.column(name).to_pylist()
-            digests.setdefault(name, ColumnDigest()).update(values)
+            digests.setdefault(name, ColumnDigest()).update(batch[name] if isinstance(batch, dict) else batch.column(name))
     found = {"rows": rows, "columns": {name: digest.hexdigest() for name, digest in digests.items()}}
     return {**found, "order": list(digests)} if len(digests) > 1 else found
 

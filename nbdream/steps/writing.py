@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from nbdream.arrays import array, int64s, texts
 from nbdream.errors import StepOutputError, Stopped
 from nbdream.objects import ROW, ResultFolder, TableWriter, column_digest
 from nbdream.steps.kinds import KindWatch
@@ -37,14 +38,14 @@ def write(step: Step, folder: ResultFolder) -> dict[str, Any]:
         raise
     whole = step.inputs.get(step.carries) if step.carries else None
     carried = None if whole is None else whole.num_rows
-    every_row = rows == carried and columns.get(ROW, {}).get("digest") == column_digest(pa.array(range(rows), pa.int64()))
+    every_row = rows == carried and columns.get(ROW, {}).get("digest") == column_digest(int64s(range(rows)))
     return {"rows": rows, "columns": columns, "every_row": every_row, "failures": bad.rows, "failed_columns": failed}
 
 
 def _write(step: Step, good: TableWriter, bad: TableWriter) -> int:
     value = step.run()
     if isinstance(value, Selection):
-        indices = value.indices if isinstance(value.indices, pa.Array) else pa.array(list(value.indices), pa.int64())
+        indices = value.indices if isinstance(value.indices, pa.Array) else int64s(list(value.indices))
         good.write({ROW: indices})
         return len(indices)
     first, value = _first(value)
@@ -114,7 +115,7 @@ def _flush_rows(rows: list[Row], good: TableWriter, watch: KindWatch) -> None:
             columns[name].append(row.values[name])
     columns = watch.check(columns)
     if rows[0].source is not None:
-        columns[ROW] = pa.array([row.source for row in rows], pa.int64())
+        columns[ROW] = int64s([row.source or 0 for row in rows])
     good.write(columns)
     rows.clear()
 
@@ -123,9 +124,9 @@ def _flush_failures(failures: list[Failure], bad: TableWriter) -> None:
     if failures:
         bad.write(
             {
-                "row": pa.array([f.source for f in failures], pa.int64()),
-                "error": pa.array([f.error for f in failures], pa.string()),
-                "said": pa.array([f.said for f in failures], pa.string()),
+                "row": int64s([f.source for f in failures]),
+                "error": array([f.error for f in failures]),
+                "said": texts([f.said for f in failures]),
             }
         )
         failures.clear()
