@@ -125,6 +125,19 @@ def test_an_instruction_is_laid_out_about_a_column(echo: Shell) -> None:
     assert "Translate it." in handle[0]["t"]
 
 
+def test_generate_with_a_schema_on_the_line_or_below_it(echo: Shell) -> None:
+    echo.run("from pydantic import BaseModel\nclass Poem(BaseModel):\n    title: str\n    lines: list[str]")
+    echo.run('from nbdream.llms import EchoLLM\npoet = EchoLLM(answers=[\'{"items": [{"title": "t", "lines": ["a"]}]}\'])')
+    echo.run('one = EchoLLM(answers=[\'{"title": "t", "lines": ["a"]}\'])')
+    many = echo.run("%%generate poems --from rows -m poet --schema list[Poem]\nWrite about {{ haiku }}")
+    assert many.output.column_names == ["haiku", "length", "title", "lines", "source_row"]
+    assert len(many.output) == len(ROWS)
+    below = "---\nschema:\n  type: object\n  properties: {title: {type: string}}\n---\n"
+    assert echo.run(f"%%generate titles -m one -n 2\n{below}Write a title.").output.column_names == ["title"]
+    with pytest.raises(ArgumentError, match="schema"):
+        echo.run("%%generate x -m one --schema 3\nWrite.")
+
+
 def test_the_arrow_binds_and_shows_nothing(echo: Shell) -> None:
     assert echo.run("%%generate a << -m e -n 2\nHello") is None
     assert len(echo["a"]) == 2

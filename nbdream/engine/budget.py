@@ -10,8 +10,8 @@ from nbdream.llms.base import LLM, Reply, Request
 class Budget(Protocol):
     """Lives on the engine's loop. What is in flight counts with the most that it can cost."""
 
-    def reserve(self, number: int, llm: LLM, request: Request) -> str | None:
-        """None when call ``number`` may go out; else, in one line, why it may not now."""
+    def reserve(self, number: int, llm: LLM, request: Request, batch: bool = False) -> str | None:
+        """None when call ``number`` may go out; else, in one line, why it may not now. ``batch``: at the price of a batch service."""
 
     def settle(self, number: int, llm: LLM, reply: Reply | None) -> None:
         """Put what call ``number`` did cost in place of what was reserved; ``None``: it was not answered."""

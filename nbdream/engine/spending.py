@@ -99,8 +99,8 @@ class Spending:
         """Messages of a request → the tokens that were added to one at the most."""
         self._terms: tuple[LLM, Mapping[str, Any], _Terms] | None = None
 
-    def reserve(self, number: int, llm: LLM, request: Request) -> str | None:
-        """None when call ``number`` may go out; else why it may not now."""
+    def reserve(self, number: int, llm: LLM, request: Request, batch: bool = False) -> str | None:
+        """None when call ``number`` may go out; else why it may not now. ``batch``: at the price of a batch service."""
         terms = self._terms_of(llm, request.params)
         if terms.refused is not None:
             return f"{terms.refused.message}: {terms.refused.hint}"
@@ -108,7 +108,8 @@ class Spending:
             return "what a message that is no text can cost is not known"
         asked = terms.asked + self._asked(request)
         tokens = asked + terms.said
-        amount = math.ceil((asked * terms.price.input + terms.said * terms.price.output) * (PICO / 1e6)) if self._in_dollars else 0
+        dollars = (asked * terms.price.input + terms.said * terms.price.output) * (terms.price.batch if batch else 1.0) / 1e6
+        amount = math.ceil(dollars * PICO) if self._in_dollars else 0
         for account in self._accounts:
             why = account.lacks(amount, tokens)
             if why is not None:

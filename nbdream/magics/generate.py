@@ -23,6 +23,9 @@ MAGIC = Magic(
         Option(name="system", help="the system prompt"),
         Option(name="draws", kind="integer", help="ask this often per row (a column draw)"),
         Option(name="list", kind="flag", help="with --draws: one list column instead of rows"),
+        Option(
+            name="schema", kind="schema", help="a pydantic class, list[Class], or a JSON schema: the fields of an answer become columns"
+        ),
         Option(name="with", kind="names", help="notebook variables that the template may use: style,tone"),
         Option(name="drop_null", kind="flag", help="leave out rows in which a column of the template is empty"),
         *SAMPLING,
@@ -47,6 +50,9 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     llm = notebook.model(call.get("model"))
     args: dict[str, Any] = {"llm": llm, "template": call.body, "column": call.name}
     args |= {ARGUMENTS.get(name, name): value for name, value in call.options.items() if name not in HERE}
+    if "schema" in call.options:
+        given_schema = call.options["schema"]
+        args["schema"] = notebook.value(given_schema, "--schema") if isinstance(given_schema, str) else given_schema
     if "with" in call.options:
         args["variables"] = with_variables(notebook, call.options["with"])
 

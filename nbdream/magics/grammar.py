@@ -14,7 +14,8 @@ from typing import Any, Literal
 from nbdream.errors import ArgumentError, nearest
 from nbdream.frontmatter import parse_yaml, split_body
 
-Kind = Literal["text", "integer", "number", "flag", "choice", "expression", "model", "names", "value"]
+Kind = Literal["text", "integer", "number", "flag", "choice", "expression", "model", "names", "schema", "value"]
+"""A ``schema`` is an expression on the line, and below it also a mapping."""
 Body = Literal["template", "expression", "settings", "none"]
 
 FIRST_LINE = 2
@@ -279,7 +280,9 @@ def _from_yaml(option: Option, shown: str, value: Any) -> Any:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ArgumentError(f"{shown} is a list of names, not {value!r}", f"{shown}: [style, tone]")
         return [name.strip() for name in names]
-    if option.kind in ("text", "expression", "model") and not isinstance(value, str):
+    if option.kind == "schema" and isinstance(value, Mapping):
+        return dict(value)
+    if option.kind in ("text", "expression", "model", "schema") and not isinstance(value, str):
         raise ArgumentError(f"{shown} is text, not {value!r}", f'put it in quotes: {shown}: "{value}"')
     return value
 

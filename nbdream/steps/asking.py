@@ -163,7 +163,7 @@ class Asking(Step):
             raise ModelError(f"row {number} failed: {message}", "the other replies are stored; on_fail='drop' goes on without it")
         return Failure(number, message, reply.text)
 
-    def processed(self, number: int, text: str | None) -> Any:
+    def processed(self, number: int, text: Any) -> Any:
         """A generation, after ``post_process``."""
         if self.args["post_process"] is None:
             return text

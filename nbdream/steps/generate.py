@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -16,12 +16,16 @@ from nbdream.objects import check_column
 from nbdream.steps.asking import Asking
 from nbdream.steps.prompting import decided, layout
 from nbdream.steps.rows import Failure, Row
+from nbdream.steps.schema import Shape
 from nbdream.templates import Template, as_json
 
 if TYPE_CHECKING:
+    from nbdream.engine.stream import Review
     from nbdream.llms.base import Reply
 
 BATCH = 1000
+SOURCE = "source_row"
+"""The column that says which row of the input an item of a list of answers comes from."""
 
 
 class _Templated(Asking):
@@ -173,10 +177,12 @@ class _Templated(Asking):
 class Generate(_Templated):
     """Puts a template to a model for each of ``rows``, or ``n`` times without rows; the replies are the column ``column``.
 
-    ``draws`` asks several times per row: rows of their own with a column ``draw``, or one list with ``as_list``.
+    ``draws`` asks several times per row: rows of their own with a column ``draw``, or one list with ``as_list``. With a ``schema`` the
+    fields of an answer are the columns; an answer that does not fit is asked for again, twice at most. A list of answers gives a row
+    for each of its items, with the column ``source_row``.
     """
 
-    own: ClassVar[tuple[str, ...]] = ("variables", "drop_null", "limit", "draws", "as_list")
+    own: ClassVar[tuple[str, ...]] = ("variables", "drop_null", "limit", "draws", "as_list", "schema")
 
     def setup(self) -> None:
         """What is asked, how often, and what the column is called."""
@@ -186,7 +192,26 @@ class Generate(_Templated):
         self.register_arg("n", required=False, help="how many rows to make without rows")
         self.register_arg("draws", required=False, help="how often to ask per row")
         self.register_arg("as_list", required=False, default=False, help="the draws of a row as one list")
+        self.register_arg("schema", required=False, help="what an answer looks like: a pydantic class, list[Class], or a JSON schema")
         self.register_output("generation")
+
+    @functools.cached_property
+    def shape(self) -> Shape | None:
+        """What an answer is to look like, if it is structured."""
+        return None if self.args["schema"] is None else Shape(self.args["schema"])
+
+    def reply_schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema that the model sees."""
+        return None if self.shape is None else self.shape.wire
+
+    def review(self) -> Review | None:
+        """Answers that do not fit are asked for again."""
+        return None if self.shape is None else self.shape.review
+
+    def recipe_args(self) -> dict[str, Any]:
+        """A shape counts by its schema and its code."""
+        args = super().recipe_args()
+        return args if self.shape is None else {**args, "schema": self.shape.form}
 
     def shown_names(self) -> dict[str, str]:
         """The column's name, which is no part of the recipe."""
@@ -206,13 +231,30 @@ class Generate(_Templated):
             raise ArgumentError("the new column would be called 'draw', as the number of the draw is", "call it otherwise")
         if self._many:
             self.register_output("draw")
+        if self.shape is not None:
+            self._declare_fields(self.shape)
+
+    def _declare_fields(self, shape: Shape) -> None:
+        """The fields of an answer are columns, and of a list of answers also which row each comes from."""
+        if self.args["as_list"]:
+            return
+        fields = list(shape.columns or ())
+        ordinals = ([SOURCE] if shape.many else []) + (["draw"] if self._many else [])
+        made = [*(fields or [self.args["column"]]), *ordinals]
+        for name in made:
+            if made.count(name) > 1 or (name not in ordinals and self.rows is not None and name in self.rows.column_names):
+                raise ArgumentError(f"{name!r} would be two columns", "rename the field, or leave that column out: .remove_columns(…)")
+        if fields:
+            del self.outputs_declared["generation"]
+        for name in [*fields, *([SOURCE] if shape.many else [])]:
+            self.register_output(name)
 
     @property
     def _many(self) -> bool:
         return self.args["draws"] is not None and not self.args["as_list"]
 
     def run(self) -> Iterator[Row | Failure]:
-        """A row for each reply, or for each list of draws."""
+        """A row for each reply, or for each item of one, or for each list of draws."""
         draws = self.args["draws"] or 1
         for number, replies in self.asked(draws) if self.rows is not None else self._from_nothing(draws):
             source = number if self.rows is not None else None
@@ -228,17 +270,31 @@ class Generate(_Templated):
         return self.replies(itertools.repeat(self.template.render({}, 0), n), n, draws)
 
     def _one(self, number: int, source: int | None, draw: int, reply: Reply) -> Iterator[Row | Failure]:
-        ordinal = {"draw": draw} if self._many else {}
+        ordinal: dict[str, Any] = {"draw": draw} if self._many else {}
+        if self.shape is not None and self.shape.many:
+            ordinal[SOURCE] = number
         if not reply.error:
-            yield Row({"generation": self.processed(number, reply.text), **ordinal}, source)
+            for value in self._values(number, reply):
+                yield Row({**(value if self._has_fields else {"generation": value}), **ordinal}, source)
             return
         failure = self.failed(number, reply)
         if self.args["on_fail"] == "keep":
-            yield Row({"generation": None, **ordinal}, source)
+            columns = [name for name in self.outputs_declared if name not in ordinal]
+            yield Row({**dict.fromkeys(columns), **ordinal}, source)
         yield failure
 
+    @property
+    def _has_fields(self) -> bool:
+        return self.shape is not None and self.shape.columns is not None
+
+    def _values(self, number: int, reply: Reply) -> list[Any]:
+        """What a reply gives: its text, or what a structured answer holds."""
+        if self.shape is None:
+            return [self.processed(number, reply.text)]
+        return [self.processed(number, value) for value in self.shape.read(reply.text)]
+
     def _listed(self, number: int, source: int | None, replies: list[Reply]) -> Iterator[Row | Failure]:
-        good = [self.processed(number, reply.text) for reply in replies if not reply.error]
+        good = [value for reply in replies if not reply.error for value in self._values(number, reply)]
         failures = [self.failed(number, reply) for reply in replies if reply.error]
         if good or self.args["on_fail"] == "keep":
             yield Row({"generation": good}, source)
