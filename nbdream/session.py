@@ -99,10 +99,15 @@ class Session:
         """Wait for what still runs in the background, stop the engine and close the folder. Harmless when it is closed."""
         if not self._open:
             return
-        from nbdream.steps.background import wait
-
+        raised: list[Exception] = []
         try:
-            wait(*self.running())
+            for step in self.running():
+                try:
+                    step.wait()
+                except Exception as error:
+                    raised.append(error)
+            if raised:
+                raise raised[0]
         finally:
             self._open = False
             context.leave(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -30,14 +31,38 @@ def test_wait_returns_when_all_are_done(session: Session) -> None:
     assert [step.output["generations"][0] for step in steps] == ["Write 0.", "Write 1.", "Write 2."]
 
 
-def test_wait_raises_what_a_step_raised(session: Session) -> None:
-    good = DataFromPrompt("good", args={"llm": EchoLLM(delay=0.01), "instruction": "Write.", "n": 1}, background=True)
+def test_wait_raises_what_a_step_raised_at_once_and_the_others_run_on(session: Session) -> None:
+    going = threading.Event()
+
+    class Waits(Step):
+        def setup(self) -> None:
+            self.register_output("x")
+
+        def run(self) -> Any:
+            going.wait(20)
+            return {"x": [1]}
+
+    slow = Waits("slow", background=True)
     bad = Fails("bad", background=True)
+    began = time.monotonic()
     with pytest.raises(ValueError, match="on purpose"):
-        wait(bad, good)
-    assert good.done
+        wait(slow, bad)
+    assert time.monotonic() - began < 1
+    assert not slow.done
+    going.set()
+    wait(slow)
+    assert slow.output["x"][:] == [1]
     with pytest.raises(ValueError, match="on purpose"):
         _ = bad.output
+
+
+def test_concurrent_raises_at_once(session: Session) -> None:
+    going = threading.Event()
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        concurrent(lambda: going.wait(20), lambda: 1 // 0)
+    assert time.monotonic() - began < 1
+    going.set()
 
 
 def test_a_step_waits_for_its_input(session: Session) -> None:

@@ -426,6 +426,10 @@ class Step(StepHandle):
         # A step that is still running, or that never got its result, must not be waited for by who prints a traceback.
         return super().__repr__() if "_output" in self.__dict__ else f"{type(self).__name__}({self.__dict__.get('name')!r})"
 
+    def finished(self, seconds: float) -> bool:
+        """Whether the result (or the error) is there, at the latest after so many seconds."""
+        return self._finished.wait(seconds)
+
     def wait(self) -> None:
         """Return when the result is there; raise what the run raised."""
         self._finished.wait()
