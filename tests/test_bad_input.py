@@ -40,7 +40,7 @@ TRAIN = "%%train b --on rows --base demo\ninput: q\noutput: a\n"
 
 CASES: dict[str, str] = {
     # models
-    "%%generate b -m nowhere/x -n 1\nx": r"there is no model 'nowhere/x' \(the providers are one of: demo",
+    "%%generate b -m nowhere/x -n 1\nx": r"there is no model 'nowhere/x' \(the providers are one of: anthropic, demo",
     "%%generate b -m gpt-4o -n 1\nx": r"did you mean 'openai/gpt-4o'\?",
     "%%generate b -m rows -n 1\nx": r"-m rows is a list, not a model \(the models are",
     "%%generate b -n 1\nx": r"no model is given \(add -m NAME .* or -m demo",

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "openai", "anthropic", "pandas")
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "openai", "anthropic", "aiohttp", "pandas")
 
 
 def loaded(code: str) -> list[str]:
@@ -41,7 +41,7 @@ def test_import_is_light() -> None:
     [
         "from nbdream import Session",
         "import nbdream.steps, nbdream.llms, nbdream.trainers",
-        "from nbdream.llms import OpenAI, EchoLLM, HFTransformers",
+        "from nbdream.llms import Anthropic, OpenAI, EchoLLM, HFTransformers",
         "from nbdream.trainers import TrainHFFineTune",
         "from IPython.core.interactiveshell import InteractiveShell as S; S.instance().run_line_magic('load_ext', 'nbdream')",
         "import nbdream.cli",

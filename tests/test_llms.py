@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import datetime
 import email.utils
 import json
+import shutil
+import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +24,12 @@ from nbdream.cache import CallCache
 from nbdream.engine import Engine, Patience, call_key
 from nbdream.errors import ArgumentError, ModelError, SessionError
 from nbdream.fingerprint import digest
-from nbdream.llms import LLM, EchoLLM, OpenAI, resolve_llm
-from nbdream.llms.base import Reply, Request, failure
+from nbdream.llms import LLM, EchoLLM, OpenAI, http, resolve_llm
+from nbdream.llms.base import RateLimit, Reply, Request, failure
 from nbdream.llms.failures import of_status, retry_after
 from nbdream.llms.openai import from_completion, to_body
-from tests.servers.openai_server import OpenAIServer
+from nbdream.llms.service import seconds
+from tests.servers.openai_server import HUGE, OpenAIServer
 
 
 @pytest.fixture
@@ -257,13 +265,23 @@ def test_answers_that_are_none(answer: Any) -> None:
         (408, {}, {}, "transient"),
         (429, {}, {}, "transient"),
         (429, {}, {"code": "insufficient_quota"}, "all"),
+        (429, {}, {"type": "insufficient_quota"}, "all"),
+        (429, {}, {"code": "project_spend_limit_exceeded"}, "all"),
+        (429, {}, {"code": "credit_balance_exhausted"}, "all"),
+        (429, {}, {"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}, "all"),
+        (429, {}, {"code": "rate_limit_exceeded"}, "transient"),
+        (400, {}, {"details": {"error_code": "organization_on_hold"}}, "all"),
+        (405, {}, {}, "all"),
+        (409, {}, {}, "transient"),
+        (425, {}, {}, "transient"),
+        (529, {}, {}, "transient"),
         (500, {}, {}, "transient"),
         (503, {"retry-after": "3"}, {}, "transient"),
         (500, {"x-should-retry": "false"}, {}, "row"),
         (400, {"x-should-retry": "true"}, {}, "transient"),
     ],
 )
-def test_errors_are_sorted(status: int, headers: dict[str, str], body: dict[str, str], kind: str) -> None:
+def test_errors_are_sorted(status: int, headers: dict[str, str], body: dict[str, Any], kind: str) -> None:
     told = {"error": {"message": "a\n<b>message</b>", **body}}
     reply = of_status(status, headers, json.dumps(told).encode(), lambda status: None)
     assert reply.error is not None
@@ -274,16 +292,268 @@ def test_errors_are_sorted(status: int, headers: dict[str, str], body: dict[str,
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
-    [({}, None), ({"retry-after": "7"}, 7), ({"retry-after": "-1"}, 0), ({"retry-after-ms": "250"}, 0.25), ({"retry-after": "soon"}, None)],
+    [
+        ({}, None),
+        ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "-1"}, 0),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "soon"}, None),
+    ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Your credit balance is too low to access the Anthropic API.", "all"),
+        ("You have reached your specified workspace API usage limits.", "all"),
+        ("Invalid prompt: 'insufficient_quota. Your credit balance is too low'", "row"),
+    ],
+)
+def test_an_empty_account_is_told_from_a_prompt_that_speaks_of_one(said: str, kind: str) -> None:
+    error = of_status(400, {}, json.dumps({"error": {"message": said, "code": None}}).encode(), lambda status: None).error or {}
+    assert error["kind"] == kind
+    assert error.get("hint") == ("the account has no credit left" if kind == "all" else None)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<h1>Bad gateway</h1>", b"[1]", b'"x"', b"{}", b'{"error": "x"}', b'{"detail": [{"loc": 1}]}', b"\xff" * 9]
+)
+def test_an_error_that_says_nothing_usable_is_still_one_line(body: bytes) -> None:
+    error = of_status(502, {}, body, lambda status: None).error or {}
+    assert error["kind"] == "transient"
+    assert error["message"].endswith("HTTP 502") or error["message"].endswith("(HTTP 502)")
+    assert "\n" not in error["message"]
+
+
+def test_a_date_counts_by_the_clock_of_the_server_that_tells_it() -> None:
+    now = time.time() - 5000
+    headers = {"date": email.utils.formatdate(now, usegmt=True), "retry-after": email.utils.formatdate(now + 40, usegmt=True)}
+    assert retry_after(headers) == 40
 
 
 def test_retry_after_as_a_date() -> None:
     wait = retry_after({"retry-after": email.utils.formatdate(time.time() + 30, usegmt=True)})
     assert wait is not None
     assert 25 < wait <= 30
+
+
+# --- what the network does ---------------------------------------------------------------------------------------------
+
+
+def asked(llm: OpenAI, **request: Any) -> Reply:
+    """The reply to one request, on an event loop of its own."""
+
+    async def ask() -> Reply:
+        try:
+            return await llm.complete(Request(({"role": "user", "content": "hi"},), **request))
+        finally:
+            await llm.aclose()
+
+    return asyncio.run(ask())
+
+
+def test_an_answer_of_ten_megabytes_is_one(server: OpenAIServer) -> None:
+    server.fail("huge")
+    assert len(asked(OpenAI("m", base_url=server.base_url)).text or "") == HUGE
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("invalid_json", "the server's answer is no chat completion"),
+        ("truncated", "the server's answer is no chat completion"),
+        ("html", "the server's answer is no chat completion"),
+        ("close", "the connection broke off"),
+        ("reset", "the connection broke off"),
+        ("hang", "the server took too long"),
+        ("endless", "the answer is longer than 1 MB"),
+    ],
+)
+def test_a_broken_answer_may_be_asked_for_again(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, fault: str, message: str) -> None:
+    monkeypatch.setattr(http, "LONGEST", 2**20)
+    server.fail(fault)
+    error = asked(OpenAI("m", base_url=server.base_url, timeout=0.2 if fault == "hang" else 60)).error or {}
+    assert (error["kind"], error["message"]) == ("transient", message)
+    assert bool(error.get("no_completion")) == message.endswith("completion")
+    assert not error.get("unreachable")
+
+
+def test_an_answer_that_leads_elsewhere_is_not_followed(server: OpenAIServer) -> None:
+    server.fail("redirect")
+    error = asked(OpenAI("m", base_url=server.base_url)).error or {}
+    assert (error["kind"], error["status"]) == ("all", 307)
+    assert "http://127.0.0.1:9/elsewhere" in error["message"]
+    assert server.calls == 1
+
+
+def test_an_unknown_host_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: Any, **options: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    error = asked(OpenAI("m", base_url="http://nowhere.invalid/v1")).error or {}
+    assert error["unreachable"]
+    assert error["hint"] == "is a server running at http://nowhere.invalid/v1?"
+
+
+def test_a_closed_port_cannot_be_reached() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        error = asked(OpenAI("m", base_url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")).error or {}
+    assert (error["kind"], error["unreachable"]) == ("transient", True)
+
+
+def test_a_proxy_of_the_environment_counts(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://me:open-sesame@127.0.0.1:{server.port}")
+    llm = OpenAI("m", base_url="http://models.invalid/v1")
+    assert asked(llm).error is None
+    [request] = server.requests
+    assert request["http"]["headers"]["Host"] == "models.invalid"
+    assert base64.b64decode(request["http"]["headers"]["Proxy-Authorization"].removeprefix("Basic ")) == b"me:open-sesame"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert asked(OpenAI("m", base_url=server.base_url)).error is None
+    assert "Proxy-Authorization" not in server.requests[1]["http"]["headers"]
+
+
+def test_a_proxy_that_is_none_for_http_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
+    with pytest.raises(ModelError, match=r"none for HTTP.*https_proxy"):
+        asked(OpenAI("m", api_key="sk-12345678"))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_that_nobody_vouches_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *names, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with OpenAIServer(ssl_context=context) as server:
+        error = asked(OpenAI("m", base_url=server.base_url)).error or {}
+        assert (error["kind"], error["message"]) == ("all", "the server's certificate is not to be trusted")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert asked(OpenAI("m", base_url=server.base_url)).error is None
+    assert server.calls == 1
+
+
+def test_the_official_client_is_asked_once_for_the_calls_of_a_session(
+    engine: Engine, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, clients = OpenAI("m", base_url=server.base_url), []
+    client = llm.client
+    monkeypatch.setattr(llm, "client", lambda **options: clients.append(client(**options)) or clients[-1])
+    assert len(llm.generate([str(number) for number in range(20)])) == 20
+    llm.generate(["another"])
+    assert len(clients) == 1
+
+
+def test_what_the_headers_say_about_limits(server: OpenAIServer) -> None:
+    llm = OpenAI("m", base_url=server.base_url)
+    assert asked(llm).rate is None
+    server.headers = {
+        "x-ratelimit-limit-requests": "3000", "x-ratelimit-remaining-requests": "2999", "x-ratelimit-reset-requests": "1m2s",
+    }  # fmt: skip
+    assert asked(llm).rate == RateLimit(3000, 2999, 62.0)
+    server.fail(429)
+    refused = asked(llm)
+    assert (refused.error or {})["status"] == 429
+    assert refused.rate == RateLimit(3000, 2999, 62.0)
+    server.headers["x-ratelimit-reset-requests"] = "soon"
+    assert asked(llm).rate is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1s", 1), ("6m0s", 360), ("120ms", 0.12), ("1h2m3.5s", 3723.5), ("7", 7), ("1d", 86400), ("2020-01-01T00:00:00Z", 0)],
+)
+def test_durations(text: str, expected: float) -> None:
+    assert seconds(text) == pytest.approx(expected)
+
+
+def test_a_time_counts_from_now() -> None:
+    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    assert 80 < seconds(then.strftime("%Y-%m-%dT%H:%M:%SZ")) <= 90
+
+
+def test_who_asks_and_what_the_address_asks_for(server: OpenAIServer) -> None:
+    asked(OpenAI("m", base_url=f"{server.base_url.replace('//', '//me:open-sesame@')}?tenant=1"))
+    http = server.requests[0]["http"]
+    assert http["query"] == {"tenant": "1"}
+    assert base64.b64decode(http["headers"]["Authorization"].removeprefix("Basic ")) == b"me:open-sesame"
+    assert http["headers"]["User-Agent"].startswith("nbdream/")
+    assert not [name for name in http["headers"] if name.lower().startswith("x-stainless")]
+
+
+def test_a_key_is_taken_without_its_line_end_and_refused_with_what_no_key_has(server: OpenAIServer) -> None:
+    assert asked(OpenAI("m", base_url=server.base_url, api_key="sk-12345678\n")).error is None
+    assert server.requests[0]["http"]["headers"]["Authorization"] == "Bearer sk-12345678"
+    for key in ("sk-“12345678”", "sk-1234\n5678"):
+        with pytest.raises(ModelError, match="holds characters that no key has"):
+            asked(OpenAI("m", base_url=server.base_url, api_key=key))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "5", True, float("nan")])
+def test_a_time_out_is_a_number_of_seconds(timeout: Any) -> None:
+    with pytest.raises(ArgumentError, match="timeout is"):
+        OpenAI("m", timeout=timeout)
+
+
+# --- replies of a form -------------------------------------------------------------------------------------------------
+
+POINT = {
+    "title": "A Point",
+    "type": "object",
+    "properties": {"x": {"type": "integer"}, "name": {"type": "string", "default": ""}},
+    "required": ["x"],
+}
+
+
+def test_a_schema_goes_to_a_server_of_ones_own_as_it_is(server: OpenAIServer) -> None:
+    asked(OpenAI("m", base_url=server.base_url), schema=POINT)
+    told = {"name": "A_Point", "strict": True, "schema": POINT}
+    assert server.requests[0]["response_format"] == {"type": "json_schema", "json_schema": told}
+
+
+def test_a_schema_goes_to_openai_as_a_strict_one() -> None:
+    llm = OpenAI("gpt-4o-mini")
+    told = llm.body(Request(ASK.messages, schema=POINT))["response_format"]["json_schema"]
+    assert told["strict"]
+    assert told["schema"] == {
+        "title": "A Point",
+        "type": "object",
+        "properties": {"x": {"type": "integer"}, "name": {"type": "string"}},
+        "required": ["x", "name"],
+        "additionalProperties": False,
+    }
+    assert llm.body(Request(ASK.messages, schema=POINT))["response_format"]["json_schema"] is told
+    assert "response_format" not in llm.body(Request(ASK.messages))
+
+
+def test_a_schema_that_leaves_something_open_is_not_called_strict() -> None:
+    schema = {"type": "object", "additionalProperties": {"type": "integer"}}
+    told = OpenAI("gpt-4o-mini").body(Request(ASK.messages, schema=schema))["response_format"]["json_schema"]
+    assert told == {"name": "reply", "strict": False, "schema": schema}
+
+
+def test_a_schema_and_a_response_format_exclude_each_other() -> None:
+    llm = OpenAI("gpt-4o-mini")
+    for given in ({"response_format": {"type": "json_object"}}, {"extra": {"response_format": {"type": "json_object"}}}):
+        with pytest.raises(ArgumentError, match="both a schema and response_format"):
+            llm.requests(["a"], schema=POINT, **given)
+    [request] = llm.requests(["a"], response_format={"type": "json_object"}, system="s", seed=1)
+    assert llm.body(request)["response_format"] == {"type": "json_object"}
+    with pytest.raises(ArgumentError, match="both a schema and"):
+        OpenAI("gpt-4o-mini", response_format={"type": "json_object"}).requests(["a"], schema=POINT)
 
 
 # --- what a person calls ------------------------------------------------------------------------------------------------
@@ -398,11 +668,13 @@ def test_models_by_name() -> None:
     [
         ("opnai/gpt-4o", "did you mean 'openai'"),
         ("gpt-4o-mini", "did you mean 'openai/gpt-4o-mini'"),
+        ("claude-haiku-4-5", "did you mean 'anthropic/claude-haiku-4-5'"),
+        ("anthropic", "for example anthropic/claude-haiku-4-5"),
         ("nonsense", "provider/model"),
         ("openai/", "for example openai/gpt-4o-mini"),
         ("openai", "for example openai/gpt-4o-mini"),
         ("", "provider/model"),
-        ("xyz/abc", "the providers are one of: demo, echo, hf, openai"),
+        ("xyz/abc", "the providers are one of: anthropic, demo, echo, hf, openai"),
     ],
 )
 def test_an_unknown_model_gets_one_line_with_a_hint(spec: str, hint: str) -> None:

@@ -26,7 +26,7 @@ from nbdream.engine.budget import Budget
 from nbdream.engine.commits import Commits
 from nbdream.engine.jobs import Records
 from nbdream.engine.keys import Draws
-from nbdream.engine.lanes import Lanes, shared
+from nbdream.engine.lanes import Lanes, key_of, shared
 from nbdream.engine.limits import Learned
 from nbdream.engine.retry import Patience
 from nbdream.engine.spending import Account, Spending
@@ -99,7 +99,8 @@ class Engine:
         self._stopped = False
         # What follows is touched on the loop only.
         self._pending: dict[str, Call] = {}
-        self._lanes: dict[int, tuple[LLM, Lanes]] = {}
+        self._lanes: dict[str, Lanes] = {}
+        self._models: dict[int, tuple[LLM, str]] = {}
         self._streams: set[Stream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[str, str] = {}
@@ -154,10 +155,11 @@ class Engine:
             task.cancel()
         if ending:
             await asyncio.wait(ending, timeout=1)
-        for llm, _ in self._lanes.values():
+        for llm, _ in self._models.values():
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(llm.aclose(), 2)
         self._lanes.clear()
+        self._models.clear()
 
     def paid(self) -> list[dict[str, Any]]:
         """What the stored replies cost, by the step that paid and by model; see `CallCache.paid`."""
@@ -346,9 +348,12 @@ class Engine:
         self._lanes_of(stream.llm).join(stream)
 
     def _lanes_of(self, llm: LLM) -> Lanes:
-        if id(llm) not in self._lanes:
-            self._lanes[id(llm)] = (llm, Lanes(llm, self._settle, self._patience, self._secrets.scrub, self._learned))
-        return self._lanes[id(llm)][1]
+        if id(llm) not in self._models:
+            self._models[id(llm)] = (llm, key_of(llm))
+        key = self._models[id(llm)][1]
+        if key not in self._lanes:
+            self._lanes[key] = Lanes(llm, self._settle, self._patience, self._secrets.scrub, self._learned)
+        return self._lanes[key]
 
     def _submit(self, stream: Stream, chunk: list[Row]) -> None:
         """Take rows over. A key counts as in flight before it is looked up, so that nobody else sends it meanwhile."""

@@ -6,11 +6,12 @@ import asyncio
 import functools
 import itertools
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from nbdream.engine.limits import FIRST, Learned, Pace, ceiling
+from nbdream.engine.limits import Learned, Pace, ceiling
 from nbdream.engine.retry import REFUSED, Patience
 from nbdream.engine.stream import Call, Stream
 from nbdream.errors import BudgetError, ModelError, NbDreamError
@@ -30,19 +31,21 @@ _numbers = itertools.count(1)
 
 
 class Lanes:
-    """Calls to one model, from all the streams that ask it. Lives on the engine's loop.
+    """Calls to one model, from all the streams that ask it, by whichever object. Lives on the engine's loop.
 
     Until a service has answered once, one call is in flight: a wrong key is asked once, whatever the number of lanes.
     A lane is free again when its reply is on disk.
     """
 
     def __init__(self, llm: LLM, settle: Settle, patience: Patience, redact: Callable[[str], str], learned: Learned) -> None:
-        self._llm = llm
+        self._llm = llm  # for what all objects of this model have in common
+        self._busy: Counter[int] = Counter()
+        """Calls in flight by each object."""
         self._settle = settle
         self._patience = patience
         self._redact = redact
         self._learned = learned
-        self._key = digest(llm.identity)[:16]
+        self._key = key_of(llm)
         self._pace = self._learned.pace(self._key) if llm.adaptive else Pace(known=True)
         self._streams: list[Stream] = []
         self._serving: dict[asyncio.Task[None], list[Call]] = {}
@@ -56,7 +59,7 @@ class Lanes:
     def join(self, stream: Stream) -> None:
         """Serve ``stream`` too."""
         self._streams.append(stream)
-        user = self._llm.max_concurrency or stream.limit
+        user = stream.llm.max_concurrency or stream.limit
         if user is not None and self._pace.rate is None and user > self._pace.window:
             self._pace.window = user  # they know what it bears
 
@@ -95,10 +98,14 @@ class Lanes:
             return 0 if self._resting else 1
         if self._llm.batched:
             return 1
-        if not self._llm.adaptive:
-            return self._llm.max_concurrency or ABREAST
-        user = self._llm.max_concurrency or max((stream.limit or ceiling() for stream in self._streams), default=FIRST)
-        return max(1, min(user, int(self._pace.window)))
+        return int(self._pace.window) if self._llm.adaptive else ceiling()
+
+    def _free(self, stream: Stream) -> bool:
+        """Whether the stream's own limits, and its model's, let another call out."""
+        if stream.llm.batched:
+            return True
+        most = stream.llm.max_concurrency or (ceiling() if stream.llm.adaptive else ABREAST)
+        return self._busy[id(stream.llm)] < most and (stream.limit is None or stream.in_flight < stream.limit)
 
     def _wait(self) -> float:
         """Seconds until a call may go out, as far as the service is concerned; infinity when one must end first."""
@@ -120,10 +127,9 @@ class Lanes:
         for _ in range(len(self._streams)):
             stream = self._streams.pop(0)
             self._streams.append(stream)
-            size = (stream.limit or self._llm.batch_size) if self._llm.batched else 1
-            free = self._llm.batched or stream.limit is None or stream.in_flight < stream.limit
+            size = (stream.limit or stream.llm.batch_size) if self._llm.batched else 1
             calls: list[Call] = []
-            while free and stream.error is None and stream.waiting_calls and len(calls) < size:
+            while self._free(stream) and stream.error is None and stream.waiting_calls and len(calls) < size:
                 call = stream.waiting_calls[0]
                 if not call.waiters:  # nobody waits for it any more
                     stream.waiting_calls.popleft()
@@ -142,7 +148,7 @@ class Lanes:
         if stream.budget is None:
             return True
         number = next(_numbers)
-        why = stream.budget.reserve(number, self._llm, call.request)
+        why = stream.budget.reserve(number, stream.llm, call.request)
         if why is None:
             call.number = number
             return True
@@ -157,6 +163,7 @@ class Lanes:
         call.began = call.began or now
         call.attempts += 1
         stream.in_flight += 1
+        self._busy[id(stream.llm)] += 1
         self._pace.sent()
 
     def _back(self, call: Call, reply: Reply | None) -> None:
@@ -168,8 +175,9 @@ class Lanes:
         stream = call.sender
         assert stream is not None
         stream.in_flight -= 1
+        self._busy[id(stream.llm)] -= 1
         if stream.budget is not None:
-            stream.budget.settle(call.number, self._llm, reply)
+            stream.budget.settle(call.number, stream.llm, reply)
 
     # --- a lane -----------------------------------------------------------------------------------------------------------
 
@@ -230,9 +238,9 @@ class Lanes:
 
     async def _complete(self, calls: list[Call]) -> list[Reply]:
         if not self._llm.batched:
-            return [await self._llm.complete(calls[0].request)]
+            return [await _model(calls[0]).complete(calls[0].request)]
         requests = [call.request for call in calls]
-        replies = await self._llm.complete_batch(requests)
+        replies = await _model(calls[0]).complete_batch(requests)
         if len(replies) != len(requests):
             raise ModelError(f"{self._llm.display_name} gave {len(replies)} replies to {len(requests)} requests")
         return replies
@@ -247,7 +255,7 @@ class Lanes:
         if refused:
             self._pace.refused(_within(error.get("retry_after"), self._patience.longest), now)
         wait = None
-        if error["kind"] == "transient" and self._llm.retry_on_fail:
+        if error["kind"] == "transient" and _model(call).retry_on_fail:
             wait = self._patience.wait(error, call.attempts, now - call.began, self._answered)
         if wait is not None:
             if error.get("status") == 429 and not self._answered:
@@ -283,6 +291,17 @@ class _EveryoneError(Exception):
     def __init__(self, reason: NbDreamError) -> None:
         super().__init__(str(reason))
         self.reason = reason
+
+
+def key_of(llm: LLM) -> str:
+    """What says that two objects are one model at one service."""
+    return digest(llm.identity)[:16]
+
+
+def _model(call: Call) -> LLM:
+    """The object that a call in flight is put to."""
+    assert call.sender is not None
+    return call.sender.llm
 
 
 def _within(seconds: Any, most: float) -> float | None:

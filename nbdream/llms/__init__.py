@@ -10,21 +10,23 @@ from nbdream.errors import ArgumentError, ModelError, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nbdream.llms.anthropic import Anthropic
     from nbdream.llms.base import LLM
     from nbdream.llms.echo import EchoLLM
     from nbdream.llms.hf_transformers import HFTransformers
     from nbdream.llms.openai import OpenAI
 
-__all__ = ["LLM", "PROVIDERS", "EchoLLM", "HFTransformers", "OpenAI", "resolve_llm"]
+__all__ = ["LLM", "PROVIDERS", "Anthropic", "EchoLLM", "HFTransformers", "OpenAI", "resolve_llm"]
 
 _HOMES = {
     "LLM": "nbdream.llms.base",
     "OpenAI": "nbdream.llms.openai",
+    "Anthropic": "nbdream.llms.anthropic",
     "EchoLLM": "nbdream.llms.echo",
     "HFTransformers": "nbdream.llms.hf_transformers",
 }
 
-PROVIDERS = {"openai": "OpenAI", "echo": "EchoLLM", "hf": "HFTransformers"}
+PROVIDERS = {"openai": "OpenAI", "anthropic": "Anthropic", "echo": "EchoLLM", "hf": "HFTransformers"}
 """The provider in ``provider/model``, and its class: a further provider is a file and a line here."""
 
 DEMO = "demo"
@@ -62,12 +64,14 @@ def resolve_llm(spec: str, **params: Any) -> LLM:
     raise ModelError(f"there is no model {spec!r}", f"{hint}; {NO_KEY}")
 
 
-_EXAMPLES = {"openai": "gpt-4o-mini", "echo": "echo", "hf": "google/flan-t5-small"}
+_EXAMPLES = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5", "echo": "echo", "hf": "google/flan-t5-small"}
 
 
 def _hint_for_bare(spec: str, known: list[str]) -> str:
     if spec.startswith(("gpt-", "o1", "o3", "o4", "chatgpt-")):
         return f"did you mean 'openai/{spec}'?"
+    if spec.startswith("claude-"):
+        return f"did you mean 'anthropic/{spec}'?"
     close = nearest(spec, known, "")
     return close if close.startswith("did you") else "a model is provider/model, for example openai/gpt-4o-mini"
 

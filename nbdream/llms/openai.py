@@ -8,14 +8,16 @@ of which ignore ``max_completion_tokens`` without a word. ``extra`` goes into th
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from nbdream import secrets
-from nbdream.errors import ArgumentError, ModelError
-from nbdream.llms import failures
+from nbdream.errors import ModelError
+from nbdream.llms import failures, formats
 from nbdream.llms.base import COMMON, Reply, Request
-from nbdream.llms.service import Service
+from nbdream.llms.batch_openai import OpenAIBatches
+from nbdream.llms.service import Service, address, split
 from nbdream.optional import require
 
 OFFICIAL = "https://api.openai.com/v1"
@@ -28,6 +30,10 @@ WHERE = "check base_url: it is what comes before /chat/completions, and mostly e
 CHAT = COMMON | {
     "frequency_penalty", "max_completion_tokens", "presence_penalty", "reasoning_effort", "response_format", "service_tier", "verbosity",
 }  # fmt: skip
+LIMITS = frozenset({
+    "exclusiveMaximum", "exclusiveMinimum", "format", "maxItems", "maximum", "minItems", "minimum", "multipleOf", "pattern",
+})  # fmt: skip
+"""What OpenAI, and Azure not, holds a model to besides the shape of a reply."""
 OTHERS = CHAT | {"min_p", "repetition_penalty", "top_k"}
 """What servers of open models take besides."""
 
@@ -50,6 +56,7 @@ class OpenAI(Service):
     provider: ClassVar[str] = "openai"
     path: ClassVar[str] = "/chat/completions"
     where: ClassVar[str] = WHERE
+    format_field: ClassVar[str] = "response_format"
     rate_headers: ClassVar[tuple[str, str, str]] = (
         "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     )  # fmt: skip
@@ -71,7 +78,7 @@ class OpenAI(Service):
     ) -> None:
         secrets.remember(api_key, "the api_key of this model")
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OFFICIAL
-        self._url = _split(self.base_url)
+        self._url = split(self.base_url)
         secrets.remember(self._url.password, "the password in base_url")
         self._api_key = api_key
         self._organization = organization
@@ -98,7 +105,7 @@ class OpenAI(Service):
         openai = self.package()
         shared = {"api_key": self._key(), "organization": self._organization, "max_retries": 0, **options}
         if not self.azure:
-            return openai.AsyncOpenAI(base_url=self.base_url, **shared)
+            return openai.AsyncOpenAI(**self.site(), **shared)
         version = self._api_version or os.environ.get("OPENAI_API_VERSION")
         if version is None:
             raise ModelError("Azure needs an API version", 'api_version="2024-10-21", or the environment variable OPENAI_API_VERSION')
@@ -106,11 +113,21 @@ class OpenAI(Service):
 
     def body(self, request: Request) -> dict[str, Any]:
         """The body of a request."""
-        return to_body(self.model_name, request)
+        return to_body(self.model_name, request, self.form(request.schema))
+
+    def formed(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """How a schema goes out: OpenAI takes strict ones, other servers all that their grammars know."""
+        held = formats.strict(schema, frozenset() if _is_azure(self._url) else LIMITS) if self._official else dict(schema)
+        told = {"name": formats.name_of(schema), "strict": held is not None, "schema": held or dict(schema)}
+        return {"type": "json_schema", "json_schema": told}
 
     def reply(self, answer: Any) -> Reply:
         """The reply in a chat completion."""
         return from_completion(answer)
+
+    def batch_service(self) -> OpenAIBatches:
+        """OpenAI's batch service."""
+        return OpenAIBatches(self)
 
     def hint(self, status: int | None) -> str | None:
         """What to do about an error status."""
@@ -123,18 +140,21 @@ class OpenAI(Service):
         variables = ["AZURE_OPENAI_API_KEY", KEY_VARIABLE] if self.azure else [KEY_VARIABLE]
         found = self._api_key or next(filter(None, map(os.environ.get, variables)), None)
         if found or not self._official:
-            return found or NO_KEY
+            return found.strip() if found else NO_KEY
         hint = "set it, give api_key=…, or use -m demo, which needs no key"
         raise ModelError(f"no key for {self.display_name}: {KEY_VARIABLE} is not set", hint)
 
 
-def to_body(model: str, request: Request) -> dict[str, Any]:
-    """The body of a request."""
-    params = {name: value for name, value in request.params.items() if name != "extra"}
-    body: dict[str, Any] = {"model": model, "messages": list(request.messages), **params}
+def to_body(model: str, request: Request, form: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The body of a request; ``form`` is that of the reply."""
+    body: dict[str, Any] = {"model": model, "messages": list(request.messages), **request.params}
     if request.sampling_seed is not None:
         body["seed"] = request.sampling_seed
-    return body | dict(request.params.get("extra") or {})
+    if form is not None:
+        body["response_format"] = form
+    if "extra" in body:
+        body |= body.pop("extra")
+    return body
 
 
 def from_completion(answer: Any) -> Reply:
@@ -165,25 +185,10 @@ def _usage(counted: Any) -> dict[str, int] | None:
     if not isinstance(counted, dict):
         return None
     sides = {"input_tokens": counted.get("prompt_tokens"), "output_tokens": counted.get("completion_tokens")}
+    details = counted.get("prompt_tokens_details")
+    if isinstance(details, dict) and details.get("cached_tokens"):
+        sides["cached_input_tokens"] = details["cached_tokens"]
     return {side: tokens for side, tokens in sides.items() if isinstance(tokens, int)}
-
-
-def address(url: SplitResult) -> str:
-    """A server's address as it counts: scheme, host, port and path; never who asks."""
-    port = "" if url.port is None or (url.scheme, url.port) in (("http", 80), ("https", 443)) else f":{url.port}"
-    host = url.hostname or ""
-    return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}{url.path.rstrip('/')}"
-
-
-def _split(base_url: str) -> SplitResult:
-    try:
-        url = urlsplit(base_url.strip())
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ArgumentError("base_url is not a web address", "for example base_url=http://127.0.0.1:8000/v1")
-    return url
 
 
 def _is_azure(url: SplitResult) -> bool:

@@ -17,7 +17,13 @@ NUMBERS: dict[str, tuple[float, float | None]] = {
 }
 """The least and the most that a number may be."""
 COUNTS = frozenset({"max_completion_tokens", "max_concurrency", "max_new_tokens", "max_tokens"})
-TEXTS = frozenset({"chat_prompt_template", "revision", "system_prompt"})
+TEXTS = frozenset({"chat_prompt_template", "effort", "reasoning_effort", "revision", "service_tier", "system_prompt", "verbosity"})
+MAPPINGS = {
+    "extra": "extra={name: value}",
+    "logit_bias": "logit_bias={name: value}",
+    "response_format": 'response_format={"type": "json_object"}',
+    "thinking": 'thinking={"type": "adaptive"}',
+}
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64", "half")
 
 
@@ -35,8 +41,8 @@ def checked(name: str, value: Any) -> Any:
         raise ArgumentError("chat_prompt_template has no place for the prompt", "write {{prompt}} where it belongs")
     elif name == "stop" and not _is_text_or_texts(value):
         raise ArgumentError(f"stop is {value!r}", 'it is a text or a list of texts: stop=["\\n"]')
-    elif name in ("extra", "logit_bias") and not isinstance(value, Mapping):
-        raise ArgumentError(f"{name} is {value!r}", f"it is a mapping of names to values: {name}: {{name: value}}")
+    elif name in MAPPINGS and not isinstance(value, Mapping):
+        raise ArgumentError(f"{name} is {value!r}", f"it is a mapping of names to values: {MAPPINGS[name]}")
     elif name == "dtype" and value not in DTYPES and not value.startswith("float8"):
         raise ArgumentError(f"there is no dtype {value!r}", nearest(value, DTYPES, "it is"))
     return value

@@ -1,76 +1,58 @@
-"""`Service`: a model behind a web address.
-
-The provider's official client says where a request goes and with which headers (keys, organisation, Azure's addresses), once; aiohttp
-sends them all. The client itself would cost six to ten times the processor time of aiohttp for each call.
-"""
+"""`Service`: a model behind a web address. What all providers share: the sending, and the reading of what comes back."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib
 import json
 import re
-import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from nbdream.errors import ArgumentError
+from nbdream.errors import ArgumentError, ModelError
 from nbdream.llms import failures
-from nbdream.llms.base import LLM, RateLimit, Reply, Request, failure
-from nbdream.optional import require
-
-TIMEOUT = 600.0
-CONNECTING = 5.0
-"""Seconds for a connection to be made."""
-LONGEST = 64 * 2**20
-"""Bytes of an answer after which it is taken for endless."""
-NOT_SENT_ON = frozenset({"accept-encoding", "connection", "content-length", "host", "transfer-encoding"})
-"""Headers of the official client that are the sender's own business."""
-TELEMETRY = "x-stainless-"
+from nbdream.llms.base import LLM, Message, RateLimit, Reply, Request, failure
+from nbdream.llms.http import TIMEOUT, Endpoint, Transport, endpoint
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where requests go, and the headers that go with all of them."""
-
-    url: str
-    headers: Mapping[str, str]
-
-
 class Service(LLM):
-    """What all services share: the sending, and the sorting of what goes wrong."""
+    """A model behind a web address. A provider says what goes into a body, what comes out of an answer, and who its client is."""
 
     path: ClassVar[str]
     """Where the provider's client posts a request to."""
     where: ClassVar[str] = "check base_url"
     """The hint for an answer that is no reply."""
+    format_field: ClassVar[str]
+    """The field of a body that holds the form of the reply."""
     rate_headers: ClassVar[tuple[str, str, str]]
     """The headers that tell the limit of requests, how many are left, and when all are back."""
+    _url: SplitResult
 
     def __init__(self, model_name: str, *, timeout: float | None = None, **options: Any) -> None:
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
-            raise ArgumentError(f"timeout is {timeout!r}", "it is a number of seconds: 600 by default")
-        self.timeout = timeout or TIMEOUT
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
+            raise ArgumentError(f"timeout is {timeout!r}", f"it is a number of seconds: {TIMEOUT:g} by default")
         super().__init__(model_name, **options)
-        # Connections live on one event loop, a model in as many sessions as it likes.
-        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
+        self._transport = Transport(self.endpoint, timeout or TIMEOUT)
+        self._last: tuple[Mapping[str, Any] | None, dict[str, Any] | None] = None, None
 
     # --- what a provider implements -----------------------------------------------------------------------------------
-
-    def client(self, **options: Any) -> Any:
-        """The provider's official client, with ``options`` over the model's own."""
-        raise NotImplementedError
 
     def package(self) -> Any:
         """The provider's package; `MissingPackageError` when it is not there."""
         raise NotImplementedError
 
+    def client(self, **options: Any) -> Any:
+        """The provider's official client, with ``options`` over the model's own."""
+        raise NotImplementedError
+
     def body(self, request: Request) -> dict[str, Any]:
         """The body of a request."""
+        raise NotImplementedError
+
+    def formed(self, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+        """How a schema goes out; None where the provider cannot hold its model to it."""
         raise NotImplementedError
 
     def reply(self, answer: Any) -> Reply:
@@ -81,6 +63,22 @@ class Service(LLM):
         """What to do about an error status; None: about a server that cannot be reached."""
         raise NotImplementedError
 
+    # --- what a step asks ---------------------------------------------------------------------------------------------
+
+    def requests(
+        self,
+        prompts: Iterable[str | Sequence[Message]],
+        *,
+        schema: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Iterator[Request]:
+        """The requests for ``prompts``; a schema and a form of the reply of one's own exclude each other."""
+        if schema is not None:
+            given = self.settings(**{name: value for name, value in options.items() if name not in ("system", "seed")})
+            if self.format_field in given or self.format_field in (given.get("extra") or {}):
+                raise ArgumentError(f"both a schema and {self.format_field} are given", "leave one of them out")
+        return super().requests(prompts, schema=schema, **options)
+
     # --- sending ------------------------------------------------------------------------------------------------------
 
     async def complete(self, request: Request) -> Reply:
@@ -89,25 +87,23 @@ class Service(LLM):
             body = _encode(self.body(request)).encode()
         except UnicodeEncodeError:
             return failure("row", "the prompt holds half a character (a lone surrogate)")
-        session = self._sessions.get(asyncio.get_running_loop()) or await self._connect()
-        aiohttp = _aiohttp()
         try:
-            async with session.post(self._address, data=body, allow_redirects=False) as response:
-                raw = await _read(response.content)
-                status, headers = response.status, response.headers
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            return failures.unreachable(self.hint)
-        except (TimeoutError, aiohttp.ServerTimeoutError):
-            return failure("transient", failures.SLOW, hint=failures.LATER)
-        except (aiohttp.ClientError, OSError):
-            return failure("transient", failures.BROKEN, hint=failures.LATER)
-        if raw is None:
-            return failure("row", f"the answer is longer than {LONGEST >> 20} MB", status)
-        reply = self._understood(status, headers, raw)
+            status, headers, raw = await self._transport.post(body)
+        except failures.exceptions() as error:
+            return failures.of_exception(error, self.hint)
+        reply = self.understood(status, headers, raw)
         reply.rate = self._rate(headers)
         return reply
 
-    def _understood(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
+    def form(self, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """How a schema goes out, made once for the requests of a step."""
+        found = self._last
+        if schema is not found[0]:
+            found = self._last = schema, None if schema is None else self.formed(schema)
+        return found[1]
+
+    def understood(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
+        """The reply, or the failure, that an answer is."""
         if status >= 300:
             return failures.of_status(status, headers, raw, self.hint)
         try:
@@ -121,88 +117,60 @@ class Service(LLM):
         if told is None:
             return None
         try:
-            return RateLimit(int(told), int(headers.get(left, told)), seconds(headers.get(reset, "")))
+            return RateLimit(int(told), int(headers.get(left, told)), seconds(headers.get(reset, "0")))
         except ValueError:
             return None
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None:
-            await session.close()
-
-    async def _connect(self) -> Any:
-        """The connections of this event loop, made at the first call: what is all in the cache needs neither key nor package."""
-        aiohttp, loop = _aiohttp(), asyncio.get_running_loop()
-        endpoint = await self.endpoint()
-        if loop not in self._sessions:
-            self._address = importlib.import_module("yarl").URL(endpoint.url, encoded=True)
-            self._sessions[loop] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),  # how many are in flight is the engine's business
-                timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=CONNECTING),
-                headers=endpoint.headers,
-                proxy=_proxy(endpoint.url),
-            )
-        return self._sessions[loop]
+        """Close the connections of the running loop."""
+        await self._transport.aclose()
 
     async def endpoint(self) -> Endpoint:
-        """Where the official client would send a request, and with which headers: it is asked to, and stopped at the last moment."""
-        package = self.package()
-        http = importlib.import_module(package.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
-        caught: list[Any] = []
+        """Where requests go, and with which headers: the official client knows."""
+        package = await asyncio.to_thread(self.package)  # a second or so, in which others' replies arrive
+        try:
+            found = await endpoint(self.client, package, self.path, {"model": self.model_name})
+        except UnicodeEncodeError:
+            found = None
+        if found is None or not all(value.isprintable() for value in found.headers.values()):
+            raise ModelError(f"the key for {self.display_name} holds characters that no key has", "copy it again")
+        return found
 
-        def catch(request: Any) -> Any:
-            caught.append(request)
-            return http.Response(200, json={})
-
-        async with self.client(http_client=http.AsyncClient(transport=http.MockTransport(catch))) as client:
-            await client.post(self.path, body={"model": self.model_name}, cast_to=object)
-        headers = {
-            name: value
-            for name, value in caught[0].headers.items()
-            if name.lower() not in NOT_SENT_ON and not name.lower().startswith(TELEMETRY)
-        }
-        return Endpoint(str(caught[0].url), headers)
-
-
-@functools.cache
-def _aiohttp() -> Any:
-    return require("aiohttp", "all")
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for ``url``. Asked once: aiohttp would ask in a thread of its own at every request."""
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies, proxy_bypass
-
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return None if proxy is None or proxy_bypass(parts.netloc) else proxy
-
-
-async def _read(content: Any) -> bytes | None:
-    """A whole body; None when it is too long."""
-    first: bytes = await content.readany()
-    parts, size = [first], len(first)
-    while not content.at_eof():
-        part = await content.readany()
-        parts.append(part)
-        size += len(part)
-        if size > LONGEST:
-            return None
-    return first if len(parts) == 1 else b"".join(parts)
+    def site(self) -> dict[str, Any]:
+        """The address of the service as the official client takes it: what is asked for in it goes with every request."""
+        asks = dict(parse_qsl(self._url.query, keep_blank_values=True))
+        return {"base_url": self._url._replace(query="", fragment="").geturl(), "default_query": asks or None}
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PARTS = re.compile(r"([0-9.]+)(ms|[smhd])")
 
 
 def seconds(text: str) -> float:
     """A duration as rate-limit headers write it (``1s``, ``6m0s``, ``120ms``, ``7``), or until a time (RFC 3339); ValueError for others."""
-    if "T" in text and "-" in text:
+    if "T" in text:
         import datetime
 
         then = datetime.datetime.fromisoformat(text)
-        return max(0.0, (then - datetime.datetime.now(then.tzinfo or datetime.UTC)).total_seconds())
-    parts = re.findall(r"([0-9.]+)(ms|[smhd])", text)
+        return max(0.0, (then - datetime.datetime.now(then.tzinfo)).total_seconds())
+    parts = _PARTS.findall(text)
     return sum(float(number) * _UNITS[unit] for number, unit in parts) if parts else float(text)
+
+
+def address(url: SplitResult) -> str:
+    """A server's address as it counts: scheme, host, port and path; never who asks."""
+    port = "" if url.port is None or (url.scheme, url.port) in (("http", 80), ("https", 443)) else f":{url.port}"
+    host = url.hostname or ""
+    return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}{url.path.rstrip('/')}"
+
+
+def split(base_url: str) -> SplitResult:
+    """The parts of ``base_url``; `ArgumentError` where it is no address."""
+    try:
+        url = urlsplit(base_url.strip())
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ArgumentError("base_url is not a web address", "for example base_url=http://127.0.0.1:8000/v1")
+    return url

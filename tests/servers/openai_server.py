@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import ssl
 import sys
 import threading
 import time
@@ -28,7 +29,11 @@ Body = dict[str, Any]
 Fault = int | str | tuple[int, dict[str, str]]
 """A status (401, 429 …), a status with headers, or one of the `STRANGE` words."""
 
-STRANGE = ("content_filter", "hang", "html", "no_text", "quota", "refusal", "reset", "truncated")
+STRANGE = (
+    "close", "content_filter", "endless", "hang", "html", "huge", "invalid_json", "no_text", "quota", "redirect", "refusal", "reset",
+    "truncated",
+)  # fmt: skip
+HUGE = 10 * 2**20
 
 
 def default_reply(body: Body, count: int) -> str:
@@ -41,14 +46,23 @@ class OpenAIServer:
     """The server, in a thread of its own. ``reply(body, count)`` gives the text of the ``count``-th reply to the same messages."""
 
     def __init__(
-        self, *, latency: float = 0.0, key: str | None = None, reply: Callable[[Body, int], str] = default_reply, record: bool = True
+        self,
+        *,
+        latency: float = 0.0,
+        key: str | None = None,
+        reply: Callable[[Body, int], str] = default_reply,
+        record: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.latency = latency
         self.key = key
         self.reply = reply
         self.record = record
+        self.ssl_context = ssl_context
         self.always: Fault | None = None
         """A fault that every request meets."""
+        self.headers: dict[str, str] = {}
+        """Headers of every answer, those about rate limits for example."""
         self.fails: Callable[[Body], Fault | None] = lambda body: None
         """The fault that a request meets for what it says."""
         self.requests: list[dict[str, Any]] = []
@@ -73,7 +87,7 @@ class OpenAIServer:
     @property
     def base_url(self) -> str:
         """What `OpenAI` is given."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http{'s' if self.ssl_context else ''}://127.0.0.1:{self.port}/v1"
 
     @property
     def prompts(self) -> list[str]:
@@ -131,17 +145,20 @@ class OpenAIServer:
         self._open, self._ended = asyncio.Event(), asyncio.Event()
         self._open.set()
         app = web.Application()
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/{prefix:.*}chat/completions", self._chat)
+        self._route(app.router)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024, ssl_context=self.ssl_context)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._ended.wait()
         self._open.set()
         await runner.cleanup()
+
+    def _route(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/v1/models", self._models)
+        router.add_post("/{prefix:.*}chat/completions", self._chat)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "gpt-test", "object": "model"}]})
@@ -167,36 +184,68 @@ class OpenAIServer:
         await self._open.wait()
         if self.latency:
             await asyncio.sleep(self.latency)
-        sent = request.headers.get("Authorization", "").removeprefix("Bearer ") or request.headers.get("api-key", "")
+        sent = self._key_sent(request)
         if self.key is not None and sent != self.key:
             fault = 401
-        if fault is not None:
-            return await self._fault(request, body, fault, sent)
-        return web.json_response(self._completion(body))
+        if fault is None:
+            return web.json_response(self._completion(body), headers=self.headers)
+        if isinstance(fault, str) and fault in ("close", "endless", "hang", "reset"):
+            return await self._never(request, body, fault)
+        return self._fault(body, fault, sent)
 
-    async def _fault(self, request: web.Request, body: Body, fault: Fault, sent: str) -> web.StreamResponse:
+    def _key_sent(self, request: web.Request) -> str:
+        return request.headers.get("Authorization", "").removeprefix("Bearer ") or request.headers.get("api-key", "")
+
+    async def _never(self, request: web.Request, body: Body, fault: str) -> web.StreamResponse:
+        """Whatever comes, no answer: none at all, half of one, or one without end."""
+        if fault == "hang":
+            await self._ended.wait()
+        response = web.StreamResponse(headers={"content-type": "application/json"})
+        if fault == "close":
+            response.content_length = 1000
+            await response.prepare(request)
+            await response.write(b'{"choices": [')
+        while fault == "endless" and request.transport is not None and not request.transport.is_closing():
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(b" " * 100_000)
+        if request.transport is not None:  # the client may have gone
+            request.transport.abort()
+        return response
+
+    def _fault(self, body: Body, fault: Fault, sent: str) -> web.StreamResponse:
         if isinstance(fault, int):
             fault = (fault, {})
         if isinstance(fault, tuple):
             status, headers = fault
             messages = {401: f"Incorrect API key provided: {sent}.", 404: f"The model {body['model']!r} does not exist."}
-            message = messages.get(status, f"fault {status}")
-            return web.json_response({"error": {"message": message, "type": "error", "code": None}}, status=status, headers=headers)
+            error = self._error(status, messages.get(status, f"fault {status}"))
+            return web.json_response(error, status=status, headers=self.headers | headers)
         if fault == "quota":
-            error = {"message": "You exceeded your current quota.", "type": "insufficient_quota", "code": "insufficient_quota"}
-            return web.json_response({"error": error}, status=429)
+            status, error = self._quota()
+            return web.json_response(error, status=status)
         if fault == "html":
             return web.Response(text="<html><body>It works!</body></html>", content_type="text/html")
-        if fault == "hang":
-            await self._ended.wait()
-        if fault in ("reset", "hang"):
-            if request.transport is not None:  # the client may have gone
-                request.transport.abort()
-            return web.Response()
-        if fault == "truncated":
-            text = json.dumps(self._completion(body))
-            return web.Response(text=text[: len(text) // 2], content_type="application/json")
-        return web.json_response(self._strange(self._completion(body), str(fault)))
+        if fault == "redirect":
+            return web.Response(status=307, headers={"location": "http://127.0.0.1:9/elsewhere"})
+        answer = self._completion(body)
+        if fault == "huge":
+            return web.json_response(self._saying(answer, "x" * HUGE))
+        if fault in ("truncated", "invalid_json"):
+            text = json.dumps(answer)
+            return web.Response(text=text[: len(text) // 2] if fault == "truncated" else f"{text},", content_type="application/json")
+        return web.json_response(self._strange(answer, str(fault)))
+
+    def _error(self, status: int, message: str) -> dict[str, Any]:
+        return {"error": {"message": message, "type": "error", "code": None}}
+
+    def _quota(self) -> tuple[int, dict[str, Any]]:
+        mark = "insufficient_quota"
+        return 429, {"error": {"message": "You exceeded your current quota.", "type": mark, "code": mark}}
+
+    def _saying(self, completion: dict[str, Any], text: str) -> dict[str, Any]:
+        completion["choices"][0]["message"]["content"] = text
+        return completion
 
     def _strange(self, completion: dict[str, Any], fault: str) -> dict[str, Any]:
         choice = completion["choices"][0]
@@ -211,18 +260,22 @@ class OpenAIServer:
         return completion
 
     def _completion(self, body: Body) -> dict[str, Any]:
-        asked = json.dumps(body["messages"])
-        self._counts[asked] += 1
-        text = self.reply(body, self._counts[asked])
-        usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(text.split())}
+        text, usage = self._said(body)
         return {
             "id": f"chatcmpl-{self.calls}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": f"{body['model']}-2026-01-01",
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-            "usage": {**usage, "total_tokens": sum(usage.values())},
+            "usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)},
         }
+
+    def _said(self, body: Body) -> tuple[str, tuple[int, int]]:
+        """The text of the next reply to these messages, and the tokens on both sides."""
+        asked = json.dumps(body["messages"])
+        self._counts[asked] += 1
+        text = self.reply(body, self._counts[asked])
+        return text, (len(asked.split()), len(text.split()))
 
 
 def main() -> None:
