@@ -21,10 +21,11 @@ from typing import Any, Protocol
 
 from nbdream import secrets as credentials
 from nbdream.cache import CallCache
-from nbdream.engine.batches import GOES_ON, Batches, Rhythm
+from nbdream.engine.batch_jobs import GOES_ON, Rhythm
+from nbdream.engine.batch_records import Records
+from nbdream.engine.batches import Batches
 from nbdream.engine.budget import Budget
 from nbdream.engine.commits import Commits
-from nbdream.engine.jobs import Records
 from nbdream.engine.keys import Draws
 from nbdream.engine.lanes import Lanes, key_of, shared
 from nbdream.engine.limits import Learned
@@ -102,6 +103,7 @@ class Engine:
         self._lanes: dict[str, Lanes] = {}
         self._models: dict[int, tuple[LLM, str]] = {}
         self._streams: set[Stream] = set()
+        self._opened = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[str, str] = {}
         self._known_until = 0.0
@@ -290,15 +292,16 @@ class Engine:
             if time.monotonic() > until:
                 break
         source.size = min(CHUNK, source.size * 2) if time.monotonic() <= until else 1
-        chunk = self._fill_stored(stream, chunk)
+        opened = self._opened
+        found = self._cache.lookup([key for row in chunk for key, _ in row.keys]) if chunk else {}
+        chunk = self._fill_stored(stream, chunk, found)
         if chunk:
-            self._loop.call_soon_threadsafe(self._submit, stream, chunk)
+            self._loop.call_soon_threadsafe(self._submit, stream, chunk, found, opened)
         if source.exhausted and stream.batch:
             self._loop.call_soon_threadsafe(self._all_handed_over, stream)
 
-    def _fill_stored(self, stream: Stream, chunk: list[Row]) -> list[Row]:
-        """Complete here the rows whose replies are all on disk; those that are left are the loop's, which looks again."""
-        found = self._cache.lookup([key for row in chunk for key, _ in row.keys])
+    def _fill_stored(self, stream: Stream, chunk: list[Row], found: dict[str, dict[str, Any]]) -> list[Row]:
+        """Complete here the rows whose replies are all on disk; those that are left are the loop's."""
         if not found:
             return chunk
         left = []
@@ -344,6 +347,7 @@ class Engine:
 
     def _open(self, stream: Stream) -> None:
         self._streams.add(stream)
+        self._opened += 1
         stream.when_failed = lambda: self._drop(stream)
         self._lanes_of(stream.llm).join(stream)
 
@@ -355,8 +359,11 @@ class Engine:
             self._lanes[key] = Lanes(llm, self._settle, self._patience, self._secrets.scrub, self._learned)
         return self._lanes[key]
 
-    def _submit(self, stream: Stream, chunk: list[Row]) -> None:
-        """Take rows over. A key counts as in flight before it is looked up, so that nobody else sends it meanwhile."""
+    def _submit(self, stream: Stream, chunk: list[Row], found: dict[str, dict[str, Any]], opened: int) -> None:
+        """Take rows over. A key counts as in flight before it is looked up, so that nobody else sends it meanwhile.
+
+        What ``found`` says is as good as a look-up now if nobody else can have asked since: no further stream was ``opened``.
+        """
         if stream not in self._streams:
             return
         fresh = []
@@ -368,10 +375,20 @@ class Engine:
                     call = self._pending[key] = Call(key, request, [], stream)
                     fresh.append(call)
                 call.waiters.append((stream, row, slot))
-        if fresh:
-            self._start(self._look_up(fresh))
+        if opened == self._opened and len(self._streams) == 1 and not stream.looked_up_now:  # in the order of their rows
+            for call in fresh:
+                self._found(call, found.get(call.key))
+            self._lanes_of(stream.llm).pump()
+        elif fresh:
+            self._start_look_up(fresh)
 
-    async def _look_up(self, calls: list[Call]) -> None:
+    def _start_look_up(self, calls: list[Call]) -> None:
+        asking = {call.owner for call in calls}
+        for stream in asking:
+            stream.looked_up_now += 1
+        self._start(self._look_up(calls, asking))
+
+    async def _look_up(self, calls: list[Call], asking: set[Stream]) -> None:
         keys = [call.key for call in calls]
         try:
             stored = await asyncio.get_running_loop().run_in_executor(self._reader, self._cache.lookup, keys)
@@ -382,7 +399,9 @@ class Engine:
             for call in calls:
                 for waiter, _, _ in call.waiters:
                     waiter.fail(error)
-        for llm in {id(call.owner.llm): call.owner.llm for call in calls}.values():
+        for stream in asking:
+            stream.looked_up_now -= 1
+        for llm in {id(stream.llm): stream.llm for stream in asking}.values():
             self._lanes_of(llm).pump()
 
     def _found(self, call: Call, stored: dict[str, Any] | None) -> None:
@@ -490,7 +509,7 @@ class Engine:
             return
         mending = Call(key, follow, waiters, call.owner, tries=call.tries + 1, earlier=(*reply.earlier, replace(reply, earlier=())))
         self._pending[key] = mending
-        self._start(self._look_up([mending]))
+        self._start_look_up([mending])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

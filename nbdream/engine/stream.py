@@ -135,6 +135,8 @@ class Stream:
         self.key_of: Callable[[Request], str] = _no_key
         self.waiting_calls: deque[Call] = deque()
         self.in_flight = 0
+        self.looked_up_now = 0
+        """Chunks that the loop is looking up."""
         self.error: BaseException | None = None
         self.when_failed: Callable[[], object] = lambda: None
         self._total = total

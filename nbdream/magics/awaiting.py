@@ -51,6 +51,10 @@ class Work(Generic[T]):
         """Whether the work is over, at once or within ``timeout`` seconds."""
         return self._over.wait(timeout)
 
+    def stopped(self) -> Stopped | None:
+        """What the work had to say when it was asked to stop, if it is over."""
+        return self._error if isinstance(self._error, Stopped) else None
+
     def result(self) -> T:
         """What the call gave; raises what it raised."""
         if self._error is not None:
@@ -79,7 +83,8 @@ async def awaited(call: Callable[[], T], stop: Callable[[], None], tick: Callabl
     except (asyncio.CancelledError, KeyboardInterrupt):
         stop()
         await asyncio.wait([over], timeout=GRACE)
-        raise Stopped(INTERRUPTED, GOES_ON) from None
+        stopped = work.stopped()
+        raise Stopped(INTERRUPTED, stopped.hint if stopped else GOES_ON) from None
     return work.result()
 
 
@@ -92,5 +97,7 @@ def blocking(call: Callable[[], T], stop: Callable[[], None], tick: Callable[[],
     except KeyboardInterrupt:
         stop()
         work.over(GRACE)
+        if (stopped := work.stopped()) is not None:
+            print(stopped)
         raise
     return work.result()

@@ -224,12 +224,19 @@ class Step(StepHandle):
             batch=batch,
         )
         self._asked.append(stream)
-        for replies in stream:
-            for reply in replies:
-                ledger.add_reply(self.usage, reply)
-                if sampled:
-                    self.draws[self.name if reply.by is None else reply.by] += 1
-            yield replies
+        try:
+            for replies in stream:
+                for reply in replies:
+                    ledger.add_reply(self.usage, reply)
+                    if sampled:
+                        self.draws[self.name if reply.by is None else reply.by] += 1
+                yield replies
+        except KeyboardInterrupt:
+            if self._at_provider:
+                from nbdream.engine.batch_jobs import GOES_ON
+
+                print(GOES_ON)
+            raise
 
     def hang_up(self) -> None:
         """Send no further request; called by the session when `run` is over, or has failed with requests under way."""
@@ -253,6 +260,7 @@ class Step(StepHandle):
 
     def _report(self, progress: Progress, total: int | None, draws: int) -> None:
         whole = None if total is None else total * draws
+        self._at_provider = progress.batch is not None
         if whole:
             self._progress = max(self._progress, progress.done / whole)
         self.emit(
@@ -267,6 +275,7 @@ class Step(StepHandle):
                 "output_tokens": progress.output_tokens,
                 "cost": progress.cost,
                 "saved": progress.saved,
+                "batch": progress.batch,
             }
         )
 
@@ -278,6 +287,7 @@ class Step(StepHandle):
         self.outputs_declared: dict[str, Registered] = {}
         self.cards: list[dict[str, Any]] = []
         self._progress = 0.0
+        self._at_provider = False
         self.setup()
 
     def _bind_inputs(self, given: dict[str, Any]) -> dict[str, OutputDataset | OutputDatasetColumn]:

@@ -52,6 +52,9 @@ def live_line(event: Mapping[str, Any], elapsed: float) -> str:
     cost, saved = event.get("cost"), event.get("saved")
     if cost is not None and (cost or saved):
         parts.append(shown(cost) + (f" (saved {shown(saved)})" if saved else ""))
+    if event.get("batch"):
+        done, sent = event["batch"]
+        parts.append(f"{done:,} of {sent:,} done at the provider")
     return " · ".join([*parts, seconds(elapsed)])
 
 
