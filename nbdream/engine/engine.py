@@ -334,14 +334,18 @@ class Engine:
         assert self._thread is not None
         if self._loop.is_closed() or not self._thread.is_alive():
             return
+        closed = threading.Event()
+
+        def close() -> None:
+            self._start(self._close(stream)).add_done_callback(lambda _: closed.set())
+
         try:
-            closing = asyncio.run_coroutine_threadsafe(self._close(stream), self._loop)
+            self._loop.call_soon_threadsafe(close)
         except RuntimeError:  # the engine has stopped meanwhile
             return
         # A generator that nobody holds may be collected on the loop's own thread, which must not wait for itself.
         if wait and threading.current_thread() is not self._thread:
-            with contextlib.suppress(TimeoutError):
-                closing.result(CLOSING)
+            closed.wait(CLOSING)
 
     # --- on the loop --------------------------------------------------------------------------------------------------
 
@@ -511,10 +515,11 @@ class Engine:
         self._pending[key] = mending
         self._start_look_up([mending])
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _close(self, stream: Stream) -> None:
         """Take a stream off and wait, within reason, until what has arrived is on disk."""

@@ -160,7 +160,7 @@ class Lanes:
     def _send(self, stream: Stream, call: Call) -> None:
         now = time.monotonic()
         call.sent, call.sender = True, stream
-        call.began = call.began or now
+        call.began, call.asked = call.began or now, now
         call.attempts += 1
         stream.in_flight += 1
         self._busy[id(stream.llm)] += 1
@@ -249,7 +249,7 @@ class Lanes:
         """Seconds after which to ask again; None when the reply stands. Raises what ends the run."""
         error = reply.error
         if error is None or error["kind"] == "row":
-            self._note_answer(reply, now)
+            self._note_answer(call, reply, now)
             return None
         refused = error.get("status") in REFUSED
         if refused:
@@ -259,7 +259,7 @@ class Lanes:
             wait = self._patience.wait(error, call.attempts, now - call.began, self._answered)
         if wait is not None:
             if error.get("status") == 429 and not self._answered:
-                self._note_answer(reply, now)  # it knows us, and it is the model, not the request, that needs a rest
+                self._note_answer(call, reply, now)  # it knows us, and it is the model, not the request, that needs a rest
             return wait
         self._given_up += 1
         hopeless = not self._answered and (error.get("no_completion") or self._given_up >= GIVEN_UP)
@@ -267,10 +267,10 @@ class Lanes:
             raise _EveryoneError(ModelError(f"{self._llm.display_name}: {self._redact(error['message'])}", error.get("hint")))
         return None
 
-    def _note_answer(self, reply: Reply, now: float) -> None:
+    def _note_answer(self, call: Call, reply: Reply, now: float) -> None:
         if self._llm.adaptive:
             if reply.error is None or reply.error["kind"] == "row":
-                self._pace.answered(now, reply.rate)
+                self._pace.answered(now, now - call.asked, reply.rate)
             if now - self._kept > KEPT_EVERY:
                 self._keep()
         first, self._answered = not self._answered, True

@@ -45,7 +45,7 @@ UNDER = 0.98
 """How far below what was answered, or what the headers allow, a rate settles."""
 BACK = 0.97
 """What is left of a settled rate after a single refusal."""
-SURE = 0.85
+SURE = 0.7
 """The share of the best that was answered lately at which no rate limit can be met: what is refused there is luck."""
 PROBE = 0.01
 """The share by which a rate grows each second while nothing is refused; up to ten times as fast when that lasts."""
@@ -83,6 +83,9 @@ class Pace:
         self._in_a_row = 0
         self._answers: deque[float] = deque()
         self._bests: deque[tuple[float, float]] = deque()
+        self._latency = 0.0
+        self._held = False
+        """Whether the rate kept anything back since it was last raised: one that does not is not to be raised."""
         self._searching = False
         self._vain = 0
         self._round = (0.0, 0)
@@ -101,7 +104,10 @@ class Pace:
         if self.rate is None:
             return 0.0
         self._earn(now)
-        return 0.0 if self._credit >= 1 else (1 - self._credit) / self.rate
+        if self._credit > 1 - 1e-9:
+            return 0.0
+        self._held = True
+        return (1 - self._credit) / self.rate
 
     def sent(self) -> None:
         """A call goes out."""
@@ -113,9 +119,10 @@ class Pace:
         """A call is no longer in flight, whatever became of it."""
         self.in_flight -= 1
 
-    def answered(self, now: float, told: RateLimit | None = None) -> None:
-        """A call that is still counted as in flight was answered."""
+    def answered(self, now: float, took: float, told: RateLimit | None = None) -> None:
+        """A call that is still counted as in flight was answered, so many seconds after it was sent."""
         self.known = True
+        self._latency += (took - self._latency) / 8
         self._outcomes.append(True)
         self._in_a_row = 0
         self._answers.append(now)
@@ -221,8 +228,13 @@ class Pace:
         if passed < 0.1:
             return
         self._raised = now
-        if not self._searching and now - self._lowered > SPAN:  # not what a search, or what had been saved up, gave for a moment
+        if (
+            not self._searching and now - self._lowered > SPAN + 2 * self._latency
+        ):  # not what a search, or what had been saved up, gave for a moment
             self._bests.append((now, self._measured(now)))
+        if not self._held:
+            return
+        self._held = False
         if self._searching:
             self.rate *= SEARCH**passed
         elif now - self._lowered > 1.0:
@@ -280,7 +292,7 @@ class Learned:
             return
         rate = None if pace.rate is None else round(pace.rate, 2)
         try:
-            write_json(self._path, {**self._read(), key: {"window": round(pace.window), "rate": rate, "at": round(time.time())}})
+            write_json(self._path, {**self._read(), key: {"window": round(pace.window), "rate": rate, "at": int(time.time())}})
         except Exception:  # a full disk, a read-only folder: those who store replies say so
             return
 

@@ -79,6 +79,8 @@ class Call:
     """How often it was sent."""
     began: float = 0.0
     """When it was first sent."""
+    asked: float = 0.0
+    """When it was last sent."""
     tries: int = 1
     """Which request for its rows this is: more than one when earlier replies are being mended."""
     earlier: tuple[Reply, ...] = ()
