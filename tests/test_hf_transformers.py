@@ -400,3 +400,43 @@ def test_content_reads_a_changed_file_again(tmp_path: Path) -> None:
     before = content(tmp_path)
     (tmp_path / "config.json").write_text('{"a": 1}')
     assert content(tmp_path) != before
+
+
+# --- answers of a form ----------------------------------------------------------------------------------------------------
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"enum": ["cat", "dog"]}, "legs": {"type": "integer", "minimum": 2, "maximum": 4}},
+    "required": ["name", "legs"],
+    "additionalProperties": False,
+}
+
+
+def under(model: HFTransformers, schemas: list[dict[str, Any] | None], **params: Any) -> list[Reply]:
+    requests = [Request(model.messages(f"row {number}"), model.settings(**params), schema=schema) for number, schema in enumerate(schemas)]
+    return asyncio.run(model.complete_batch(requests))
+
+
+@pytest.mark.parametrize("kind", ["plain", "t5"])
+def test_a_local_model_is_held_to_a_schema(kind: str, request: pytest.FixtureRequest) -> None:
+    model = HFTransformers(str(request.getfixturevalue(kind)))
+    other = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"], "additionalProperties": False}
+    replies = under(model, [PERSON, None, PERSON, other] * 3, max_new_tokens=50, temperature=1.0)
+    for number, reply in enumerate(replies):
+        if number % 4 != 1:
+            said = json.loads(texts([reply])[0])
+            assert set(said) == ({"yes"} if number % 4 == 3 else {"name", "legs"})
+            assert said.get("legs", 3) in (2, 3, 4)
+            assert reply.finish_reason == "stop"
+    alone = under(model, [None, None], max_new_tokens=50, temperature=1.0)
+    assert replies[1].text == alone[1].text  # a row without a schema does not notice those with one
+    model.unload_model()
+
+
+def test_a_schema_that_no_grammar_holds_is_one_line(plain: Path) -> None:
+    model = HFTransformers(str(plain))
+    [reply] = under(model, [{"type": "object", "properties": {"x": {"not": {"type": "string"}}}, "required": ["x"]}])
+    assert reply.error is not None
+    assert (reply.error["kind"], "\n" in reply.error["message"]) == ("all", False)
+    assert "cannot be held to this schema" in reply.error["message"]
+    model.unload_model()

@@ -211,7 +211,8 @@ def demo(**params: Any) -> HFTransformers:
 def _told(request: Request) -> dict[str, Any]:
     """A request as JSON."""
     messages = [dict(message) for message in request.messages]
-    return {"messages": messages, "params": dict(request.params), "seed": request.seed, "draw": request.draw}
+    schema = None if request.schema is None else dict(request.schema)
+    return {"messages": messages, "params": dict(request.params), "seed": request.seed, "draw": request.draw, "schema": schema}
 
 
 def _as_dict(config: Any) -> dict[str, Any] | None:

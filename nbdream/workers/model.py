@@ -5,7 +5,7 @@ libraries print goes to stderr. The first line loads the model. It ends when its
 
     load      {"spec": {…}}                            -> {"kind", "context", "device", "dtype"}
     about     {}                                       -> the same
-    generate  {"requests": [{"messages", "params", "seed", "draw"}]}  -> {"replies": […]}
+    generate  {"requests": [{"messages", "params", "seed", "draw", "schema"}]}  -> {"replies": […]}
     count     {"texts": […]}                           -> {"counts": […]}
     stop      ends the generation that runs, between two tokens; not answered
 """
@@ -26,6 +26,7 @@ from typing import Any, TextIO
 from nbdream.errors import MissingPackageError, ModelError, NbDreamError
 from nbdream.workers.chat import prompt_text
 from nbdream.workers.failures import hint_for
+from nbdream.workers.guided import Grammars
 from nbdream.workers.loading import load
 from nbdream.workers.sampling import RowParams, RowSampler, RowStopper, cut
 
@@ -73,6 +74,7 @@ class LocalModel:
         self._take_defaults()
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token_id = self.pad_id
+        self.grammars = Grammars(self.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
 
     def _take_defaults(self) -> None:
         """Keep the model's own sampling defaults for our sampler, and leave `generate` the special tokens only."""
@@ -174,6 +176,7 @@ class LocalModel:
         begin = width if self.kind == "causal" else 1
         begins = [width - len(ids) for ids in prompts] if self.kind == "causal" else [0] * len(rows)
         device = self.model.device
+        guide = self.grammars.guide([request.get("schema") for request in requests])
         with torch.inference_mode():
             out = self.model.generate(
                 input_ids=tokens.to(device),
@@ -181,7 +184,7 @@ class LocalModel:
                 max_new_tokens=max(row.max_new_tokens for row in rows),
                 pad_token_id=self.pad_id,
                 eos_token_id=[end for end in self.end_ids if end is not None] or None,
-                logits_processor=[RowSampler(rows, begins)],
+                logits_processor=[*([guide] if guide is not None else []), RowSampler(rows, begins)],
                 stopping_criteria=[RowStopper(rows, begin, self._decode, self.stopping.is_set)],
             )
         said = out[:, begin:].tolist()
