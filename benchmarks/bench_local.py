@@ -8,7 +8,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import Result
 from nbdream.llms import HFTransformers
@@ -73,9 +72,7 @@ def ours(llm: HFTransformers, asked: list[tuple[str, int]]) -> float:
 
     async def go(some: list[tuple[str, int]]) -> int:
         requests = [Request(llm.messages(prompt), llm.settings(max_new_tokens=tokens, temperature=0)) for prompt, tokens in some]
-        replies: list[Any] = []
-        for start in range(0, len(requests), llm.batch_size):
-            replies += await llm.complete_batch(requests[start : start + llm.batch_size])
+        replies = await llm.complete_batch(requests)
         return sum(reply.usage["output_tokens"] for reply in replies)
 
     asyncio.run(go(asked[:FIXED]))

@@ -122,14 +122,14 @@ def test_a_logit_bias_and_a_penalty_change_what_is_said(demo: HFTransformers) ->
 def test_the_sampler_draws_what_its_filters_leave() -> None:
     import torch
 
-    from nbdream.workers.sampling import RowParams, RowSampler
+    from nbdream.workers.sampling import Row, RowParams, Sampler
 
     scores = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0]).log()[None]
 
     def share(**params: Any) -> list[float]:
-        rows = [RowParams(seed=seed, max_new_tokens=1, **params) for seed in range(3000)]
-        chosen = RowSampler(rows, [0] * len(rows))(torch.zeros((len(rows), 1), dtype=torch.long), scores.repeat(len(rows), 1))
-        return (torch.bincount(chosen.argmax(-1), minlength=5) / len(rows)).tolist()
+        sampler = Sampler()
+        sampler.add(Row(seed, [0], RowParams(seed=seed, max_new_tokens=1, **params)) for seed in range(3000))
+        return (torch.bincount(sampler.choose(scores.repeat(3000, 1)), minlength=5) / 3000).tolist()
 
     assert share(temperature=1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05, 0.0], abs=0.03)
     assert share(temperature=1.0, top_k=2) == pytest.approx([0.625, 0.375, 0, 0, 0], abs=0.03)

@@ -36,7 +36,8 @@ class HFTransformers(LLM):
     kernel itself never loads torch. A chat model's own template is used unless ``chat_prompt_template`` gives another.
     ``dtype`` is by default the model's own, and single precision on a CPU. Without ``temperature`` the model's
     ``generation_config`` decides; without ``max_new_tokens`` too, and where it says nothing 256 are written at most.
-    What a row says depends on its prompt, seed and draw, not on the rows it is generated with.
+    What a row says depends on its prompt, seed and draw, not on the rows it is generated with. How many rows run at once finds itself:
+    ``max_concurrency`` is how many are handed to the process, which takes the next one in as soon as one has ended.
     """
 
     provider: ClassVar[str] = "transformers"
@@ -44,7 +45,7 @@ class HFTransformers(LLM):
         "temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop", "repetition_penalty", "logit_bias",
     })  # fmt: skip
     aliases: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens"}
-    batch_size: int = 64
+    adaptive: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -126,25 +127,23 @@ class HFTransformers(LLM):
 
     # --- what it does -------------------------------------------------------------------------------------------------
 
-    async def complete_batch(self, requests: list[Request]) -> list[Reply]:
-        """The replies to a batch, in order. Cancelled, the model stops between two tokens."""
-        asked = [_told(request) for request in requests]
+    async def complete(self, request: Request) -> Reply:
+        """The reply to a request; the model writes many at once. Cancelled, it gives this one up between two tokens."""
         try:
-            process = await asyncio.to_thread(self._started)
-            number, future = process.ask("generate", requests=asked)
+            process = self._process
+            if process is None:
+                process = await asyncio.to_thread(self._started)
+            number, future = process.ask("generate", request=_told(request))
             try:
                 answer = await asyncio.wrap_future(future)
             except asyncio.CancelledError:
                 process.stop(number)
                 raise
         except (ModelError, MissingPackageError) as error:
-            return [failure("all", error.message, hint=error.hint) for _ in requests]
-        return [self._reply(told) for told in answer["replies"]]
-
-    def _reply(self, told: dict[str, Any]) -> Reply:
-        if told.get("error"):
-            return failure(**told["error"])
-        return Reply(told["text"], usage=told["usage"], model=self.display_name, finish_reason=told["finish_reason"])
+            return failure("all", error.message, hint=error.hint)
+        if "failure" in answer:
+            return failure(**answer["failure"])
+        return Reply(answer["text"], usage=answer["usage"], model=self.display_name, finish_reason=answer["finish_reason"])
 
     async def aclose(self) -> None:
         """End the process."""

@@ -1,78 +1,93 @@
-"""Decoding under a JSON schema: at each step only those tokens of a row are left that keep its text within the schema.
-
-The grammar is llguidance's: of the libraries for it, the one whose every answer fitted the schema, and that says which keywords it does
-not know (measured with transformers 5 on small models).
-"""
+"""Answers that fit a JSON schema: at every step a row may only take tokens from which the schema can still be met."""
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbdream.errors import ModelError
 from nbdream.optional import require
 
-COMPACT = {"whitespace_flexible": False}
-"""A model that may write white space for ever does so."""
+
+class Guide:
+    """What one row may say next."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def take(self, token: int) -> str | None:
+        """Go on by a token that the row took; why it cannot be, or None."""
+        if self._matcher.consume_token(token):
+            return None
+        return _line(self._matcher.get_error()) or "the answer does not fit the schema"
+
+    def begin_again(self) -> None:
+        """Go back to where nothing is said."""
+        self._matcher.reset()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing can follow any more."""
+        return bool(self._matcher.is_stopped())
+
+    def fill(self, pointer: int, size: int) -> None:
+        """Write which tokens may follow, a bit each."""
+        self._matcher.unsafe_compute_mask_ptr(pointer, size)
 
 
 class Grammars:
-    """The grammars of one model's tokenizer, made once for each schema."""
+    """The schemas that a model is asked to keep to, each read once."""
 
-    def __init__(self, tokenizer: Any, vocabulary: int) -> None:
-        """``vocabulary``: the number of the model's logits, which may be larger than the tokenizer's."""
+    def __init__(self, tokenizer: Any, vocabulary: int, ends: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
+        self._ends = ends
+        self._known: Any = None
+        self._matchers: dict[str, Any] = {}
 
-    def guide(self, schemas: Sequence[Mapping[str, Any] | None]) -> Guide | None:
-        """A guide for the rows of a batch, some of which have a schema; None when none has."""
-        matchers = {row: self._matcher(json.dumps(schema, sort_keys=True)) for row, schema in enumerate(schemas) if schema is not None}
-        return Guide(matchers, self._vocabulary) if matchers else None
+    def guide(self, schema: Mapping[str, Any]) -> Guide:
+        """A new guide through ``schema``; `ModelError` names what no grammar can be made of."""
+        library = require("llguidance", "local")
+        told = json.dumps(schema)  # in the order of the schema: properties are written in it
+        if told not in self._matchers:
+            matcher = library.LLMatcher(self._vocabulary_of(library), _grammar(library, told), log_level=0)
+            if matcher.is_error():
+                hint = "leave it out of the schema; pydantic validators can check it afterwards"
+                raise ModelError(f"a local model cannot be held to this schema: {_line(matcher.get_error())}", hint)
+            self._matchers[told] = matcher
+        return Guide(self._matchers[told].deep_copy())
 
-    def _matcher(self, schema: str) -> Any:
-        matcher = require("llguidance", "local").LLMatcher(self._tokens, self._grammar(schema))
-        if matcher.is_error():
-            said = " ".join(str(matcher.get_error()).split())
-            raise ModelError(f"the model cannot be held to this schema: {said[:300]}", "leave that keyword out of the schema")
-        return matcher
-
-    @functools.cached_property
-    def _tokens(self) -> Any:
-        require("llguidance", "local")
-        import llguidance.hf
-
-        return llguidance.hf.from_tokenizer(self._tokenizer, n_vocab=self._vocabulary)
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - one object a process, as long as the process
-    def _grammar(self, schema: str) -> str:
-        made: str = require("llguidance", "local").LLMatcher.grammar_from_json_schema(schema, COMPACT)
-        return made
+    def _vocabulary_of(self, library: Any) -> Any:
+        if self._known is None:
+            if not getattr(self._tokenizer, "is_fast", False):
+                raise ModelError("the model's tokenizer has no tokenizer.json", "schemas need one; take a model that has it")
+            hf = require("llguidance.hf", "local")
+            self._known = hf.from_tokenizer(self._tokenizer, n_vocab=self._vocabulary, eos_token=sorted(self._ends) or None)
+        return self._known
 
 
-class Guide:
-    """A logits processor that leaves each guided row the tokens that its grammar allows."""
+def mask(scores: Any, guided: Iterable[tuple[int, Guide | None]]) -> None:
+    """Leave the rows of ``scores`` that are guided only what may follow."""
+    import torch
 
-    def __init__(self, matchers: Mapping[int, Any], vocabulary: int) -> None:
-        import llguidance.torch
+    guides = [(place, guide) for place, guide in guided if guide is not None]
+    words = (scores.shape[-1] + 31) // 32
+    bits = torch.zeros((len(guides), words), dtype=torch.int32)
+    for number, (_, guide) in enumerate(guides):
+        guide.fill(bits[number].data_ptr(), words * 4)
+    allowed = (bits.view(torch.uint8)[:, :, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    allowed = allowed.flatten(1)[:, : scores.shape[-1]].to(scores.device, torch.bool)
+    places = torch.tensor([place for place, _ in guides], device=scores.device)
+    scores[places] = scores[places].masked_fill_(~allowed, float("-inf"))
 
-        self._matchers = matchers
-        self._masks = llguidance.torch
-        self._mask = self._masks.allocate_token_bitmask(len(matchers), vocabulary)
-        self._started = False
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Scores in which what the grammars forbid is impossible."""
-        if self._started:
-            for row, matcher in self._matchers.items():
-                if not matcher.is_stopped():
-                    matcher.consume_token(int(input_ids[row, -1]))
-        self._started = True
-        for place, matcher in enumerate(self._matchers.values()):
-            self._masks.fill_next_token_bitmask(matcher, self._mask, place)
-        rows = list(self._matchers)
-        guided = scores[rows].contiguous()
-        self._masks.apply_token_bitmask_inplace(guided, self._mask.to(scores.device))
-        scores[rows] = guided
-        return scores
+def _grammar(library: Any, schema: str) -> str:
+    # Free white space is what small models fill their whole answer with.
+    return str(library.LLMatcher.grammar_from_json_schema(schema, {"whitespace_flexible": False}))
+
+
+def _line(said: str) -> str:
+    """The first line of what the library says, without its own preamble."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[0].removeprefix("ERROR:").strip()[:300] if lines else ""

@@ -1,13 +1,15 @@
 """The process that holds one local model: ``python -P -m nbdream.workers.model``, JSON lines in and out.
 
 It reads ``{"op": …, "id": …}`` lines from stdin and answers each with one line of the same id on stdout; what
-libraries print goes to stderr. The first line loads the model. It ends when its stdin ends or its parent is gone.
+libraries print goes to stderr. The first line loads the model. Requests are generated together and answered as they end, in any
+order. It ends when its stdin ends or its parent is gone.
 
-    load      {"spec": {…}}                            -> {"kind", "context", "device", "dtype"}
+    load      {"spec": {…}}                            -> {"kind", "context", "device", "dtype", "rows"}
     about     {}                                       -> the same
-    generate  {"requests": [{"messages", "params", "seed", "draw", "schema"}]}  -> {"replies": […]}
+    generate  {"request": {"messages", "params", "seed", "draw", "schema"}}
+                                                       -> {"text", "usage", "finish_reason"} or {"failure": {…}}, when it is there
     count     {"texts": […]}                           -> {"counts": […]}
-    stop      ends the generation that runs, between two tokens; not answered
+    stop      gives the request of this id up, between two tokens; not answered
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TextIO
 
 from nbdream.errors import MissingPackageError, ModelError, NbDreamError
@@ -28,13 +30,10 @@ from nbdream.workers.chat import prompt_text
 from nbdream.workers.failures import hint_for
 from nbdream.workers.guided import Grammars
 from nbdream.workers.loading import load
-from nbdream.workers.sampling import RowParams, RowSampler, RowStopper, cut
+from nbdream.workers.sampling import Row, RowParams, cut
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """How much is written at most where neither the request nor the model's generation_config says it."""
-
-BATCH_ROWS = 64
-"""How many rows are generated together at most."""
 
 CHECK = "look at the model's settings: device, dtype, adapter_name, quantization_config, chat_prompt_template"
 
@@ -64,17 +63,27 @@ def row_seed(request: Mapping[str, Any]) -> int:
 
 
 class LocalModel:
-    """A loaded model that answers batches of requests."""
+    """A loaded model, and the requests it is at work on."""
 
-    def __init__(self, spec: dict[str, Any], stopping: threading.Event) -> None:
+    def __init__(self, spec: dict[str, Any], say: Callable[[int, dict[str, Any]], None], stopped: Collection[int]) -> None:
+        """``say`` is told of each reply; ``stopped`` are the numbers of requests that were given up."""
+        from nbdream.workers.generation import writer
+
         self.spec = spec
-        self.stopping = stopping
+        self.say = say
+        self.stopped = stopped
         self.model, self.tokenizer, self.kind = load(spec)
         self.tokenizer.padding_side = "left" if self.kind == "causal" else "right"
         self._take_defaults()
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token_id = self.pad_id
-        self.grammars = Grammars(self.tokenizer, int(self.model.get_output_embeddings().weight.shape[0]))
+        head = self.model.get_output_embeddings()
+        self.vocabulary = int(self.model.config.get_text_config().vocab_size if head is None else head.weight.shape[0])
+        self.grammars = Grammars(self.tokenizer, self.vocabulary, self.ends)
+        seq2seq = self.kind == "seq2seq"
+        # The repetition penalty counts what is said, and for a causal model the prompt.
+        self.before = [self.model.generation_config.decoder_start_token_id or self.pad_id] if seq2seq else []
+        self.writer = writer(self.model, self, seq2seq=seq2seq, pad=self.pad_id)
 
     def _take_defaults(self) -> None:
         """Keep the model's own sampling defaults for our sampler, and leave `generate` the special tokens only."""
@@ -88,8 +97,9 @@ class LocalModel:
             setattr(config, name, None)
         config.do_sample = False
         ends = config.eos_token_id if config.eos_token_id is not None else self.tokenizer.eos_token_id
-        self.end_ids = set(ends) if isinstance(ends, list | tuple) else {ends}
-        pads = (self.tokenizer.pad_token_id, config.pad_token_id, *sorted(end for end in self.end_ids if end is not None), 0)
+        ends = ends if isinstance(ends, list | tuple) else [ends]
+        self.ends = frozenset(end for end in ends if end is not None)
+        pads = (self.tokenizer.pad_token_id, config.pad_token_id, *sorted(self.ends), 0)
         self.pad_id = next(pad for pad in pads if pad is not None)
 
     @property
@@ -104,7 +114,8 @@ class LocalModel:
     def about(self) -> dict[str, Any]:
         """What the kernel is told of the model."""
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return {"kind": self.kind, "context": self.context, "device": str(self.model.device), "dtype": dtype}
+        rows = self.writer.sizing.rows
+        return {"kind": self.kind, "context": self.context, "device": str(self.model.device), "dtype": dtype, "rows": rows}
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens not counted."""
@@ -123,97 +134,55 @@ class LocalModel:
         stop = given.get("stop") or ()
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         bias = {int(token): float(value) for token, value in (given.get("logit_bias") or {}).items()}
+        if strange := [token for token in bias if not 0 <= token < self.vocabulary]:
+            raise ModelError(f"logit_bias names the token {strange[0]}", f"the model has {self.vocabulary} tokens, counted from 0")
         return RowParams(seed=row_seed(request), max_new_tokens=longest, stop=stops, logit_bias=bias, **merged)
 
     def tokens(self, request: Mapping[str, Any]) -> list[int]:
         """The prompt of a request as tokens."""
         text, special = prompt_text(self.tokenizer, request["messages"], self.spec.get("chat_template"))
-        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        first = self.tokenizer.bos_token_id
+        return ids or [self.pad_id if first is None else first]
 
-    def generate(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """One reply a request, in order. Rows of like length are generated together."""
-        replies: list[dict[str, Any]] = [{} for _ in requests]
-        prompts: dict[int, list[int]] = {}
-        for index, request in enumerate(requests):
-            ids = self.tokens(request)
-            if self.kind == "causal" and self.context is not None and len(ids) >= self.context:
-                message = f"the prompt has {len(ids)} tokens, the model takes {self.context}"
-                replies[index] = {"error": {"kind": "row", "message": message, "status": None}}
-            else:
-                prompts[index] = ids
-        order = sorted(prompts, key=lambda index: (len(prompts[index]), index))
-        for start in range(0, len(order), BATCH_ROWS):
-            rows = order[start : start + BATCH_ROWS]
-            made = self._batch([requests[row] for row in rows], [prompts[row] for row in rows])
-            for row, reply in zip(rows, made, strict=True):
-                replies[row] = reply
-        return replies
+    def add(self, number: int, request: Mapping[str, Any]) -> None:
+        """Line a request up; its reply is said when it is there."""
+        prompt = self.tokens(request)
+        if self.kind == "causal" and self.context is not None and len(prompt) >= self.context:
+            message = f"the prompt has {len(prompt)} tokens, the model takes {self.context}"
+            self.say(number, {"failure": {"kind": "row", "message": message, "status": None}})
+            return
+        guide = None if request.get("schema") is None else self.grammars.guide(request["schema"])
+        self.writer.add(Row(number, prompt, self.row_params(request, len(prompt)), guide, self.before))
 
-    def _batch(self, requests: list[Mapping[str, Any]], prompts: list[list[int]]) -> list[dict[str, Any]]:
-        """A batch; when the device's memory does not hold it, its halves."""
-        import torch
-
-        try:
-            return self._together(requests, prompts)
-        except torch.OutOfMemoryError:
-            if len(requests) == 1:
-                return [{"error": {"kind": "row", "message": "the device has no memory left for this row", "status": None}}]
-        torch.cuda.empty_cache()
-        half = len(requests) // 2
-        return self._batch(requests[:half], prompts[:half]) + self._batch(requests[half:], prompts[half:])
-
-    def _together(self, requests: list[Mapping[str, Any]], prompts: list[list[int]]) -> list[dict[str, Any]]:
-        import torch
-
-        rows = [self.row_params(request, len(ids)) for request, ids in zip(requests, prompts, strict=True)]
-        width = max(1, *(len(ids) for ids in prompts))
-        tokens = torch.full((len(rows), width), self.pad_id)
-        mask = torch.zeros_like(tokens)
-        for row, ids in enumerate(prompts):
-            place = slice(width - len(ids), width) if self.kind == "causal" else slice(0, len(ids))
-            tokens[row, place] = torch.tensor(ids, dtype=tokens.dtype)
-            mask[row, place] = 1
-        begin = width if self.kind == "causal" else 1
-        begins = [width - len(ids) for ids in prompts] if self.kind == "causal" else [0] * len(rows)
-        device = self.model.device
-        guide = self.grammars.guide([request.get("schema") for request in requests])
-        with torch.inference_mode():
-            out = self.model.generate(
-                input_ids=tokens.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=max(row.max_new_tokens for row in rows),
-                pad_token_id=self.pad_id,
-                eos_token_id=[end for end in self.end_ids if end is not None] or None,
-                logits_processor=[*([guide] if guide is not None else []), RowSampler(rows, begins)],
-                stopping_criteria=[RowStopper(rows, begin, self._decode, self.stopping.is_set)],
-            )
-        said = out[:, begin:].tolist()
-        return [self._reply(ids, row, len(prompt)) for ids, row, prompt in zip(said, rows, prompts, strict=True)]
-
-    def _decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
+        """Tokens as text."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _reply(self, ids: list[int], row: RowParams, prompt_length: int) -> dict[str, Any]:
-        """A reply from what a row said, up to its own end."""
-        end = next((place for place, token in enumerate(ids) if token in self.end_ids), None)
-        ids = ids[: row.max_new_tokens if end is None else min(end, row.max_new_tokens)]
-        ended = end is not None and end <= len(ids)
-        text, stopped = cut(self._decode(ids), row.stop)
-        usage = {"input_tokens": prompt_length, "output_tokens": len(ids)}
-        return {"text": text, "usage": usage, "finish_reason": "stop" if ended or stopped else "length"}
+    def gone(self, row: Row) -> bool:
+        """Whether nobody waits for a row any more."""
+        return row.number in self.stopped
+
+    def done(self, row: Row) -> None:
+        """Say the reply of a row that has ended."""
+        if row.error is not None:
+            self.say(row.number, {"failure": {"kind": "row", "message": row.error, "status": None}})
+            return
+        text, stopped = cut(self.decode(row.said), row.params.stop)
+        usage = {"input_tokens": len(row.prompt), "output_tokens": len(row.said)}
+        self.say(row.number, {"text": text, "usage": usage, "finish_reason": "stop" if stopped else row.ended})
 
 
 class Server:
-    """Reads requests, answers them one after the other."""
+    """Reads requests, writes on while there are some, and says each reply as soon as it is there."""
 
     def __init__(self, source: TextIO, answers: TextIO) -> None:
         self.source = source
         self.answers = answers
-        self.stopping = threading.Event()
-        self.waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.stopped: set[int] = set()
-        self.current = -1
         self.local: LocalModel | None = None
+        self.name = "the model"
 
     def read(self) -> None:
         """Queue what comes in; a stop takes effect at once, and the end of the input ends the process."""
@@ -221,47 +190,53 @@ class Server:
             message = json.loads(line)
             if message["op"] == "stop":
                 self.stopped.add(message["id"])
-                if message["id"] == self.current:
-                    self.stopping.set()
             else:
-                self.waiting.put(message)
+                self.inbox.put(message)
         os._exit(0)
 
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """What is said to one message."""
-        if message["op"] == "load":
-            self.local = LocalModel(message["spec"], self.stopping)
-            return self.local.about()
-        if self.local is None:
-            raise ModelError("no model is loaded")
-        if message["op"] == "about":
-            return self.local.about()
-        if message["op"] == "count":
-            return {"counts": self.local.count(message["texts"])}
-        return {"replies": self.local.generate(message["requests"])}
+    def say(self, number: int, answer: dict[str, Any]) -> None:
+        """One line to the kernel."""
+        self.answers.write(json.dumps({"id": number, **answer}) + "\n")
+        self.answers.flush()
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Answer a message, or line it up."""
+        number = message["id"]
+        self.name = message.get("spec", {}).get("name", self.name)
+        if number in self.stopped:
+            return
+        try:
+            if message["op"] == "load":
+                self.local = LocalModel(message["spec"], self.say, self.stopped)
+            if self.local is None:
+                raise ModelError("no model is loaded")
+            if message["op"] == "generate":
+                self.local.add(number, message["request"])
+            elif message["op"] == "count":
+                self.say(number, {"counts": self.local.count(message["texts"])})
+            else:
+                self.say(number, self.local.about())
+        except Exception as error:
+            self._failed([number], error)
 
     def serve(self) -> None:
         """Answer for ever."""
         threading.Thread(target=self.read, daemon=True).start()
         threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
-        name = "the model"
         while True:
-            message = self.waiting.get()
-            name = message.get("spec", {}).get("name", name)
-            # In this order: a stop that comes after the look into `stopped` finds `current` and sets the event.
-            self.current = message["id"]
-            self.stopping.clear()
-            said: dict[str, Any] = {}
-            if self.current not in self.stopped:
+            busy = self.local is not None and self.local.writer.busy
+            if not busy or not self.inbox.empty():
+                self.take(self.inbox.get())
+            elif self.local is not None:
                 try:
-                    said = self.answer(message)
+                    self.local.writer.step()
                 except Exception as error:
-                    said = {"error": describe(error, name)}
-                    traceback.print_exc()
-            if self.current in self.stopped:
-                said = {"stopped": True}
-            self.answers.write(json.dumps({"id": message["id"], **said}) + "\n")
-            self.answers.flush()
+                    self._failed([row.number for row in self.local.writer.clear()], error)
+
+    def _failed(self, numbers: list[int], error: Exception) -> None:
+        traceback.print_exc()
+        for number in numbers:
+            self.say(number, {"error": describe(error, self.name)})
 
 
 def exit_with_parent(parent: int) -> None:

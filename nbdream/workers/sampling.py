@@ -1,4 +1,4 @@
-"""Sampling rows of a batch, each by its own parameters and its own random numbers.
+"""Sampling the rows of a batch, each by its own parameters and its own random numbers.
 
 A row's numbers come from its seed alone, so what a row says does not depend on its neighbours in a batch.
 Every draw takes one uniform number and inverts the distribution's cumulated sum.
@@ -7,9 +7,14 @@ Every draw takes one uniform number and inverts the distribution's cumulated sum
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from nbdream.workers.guided import Guide, mask
+
+CANDIDATES = 1024
+"""Of a large vocabulary, this many likeliest tokens nearly always hold the top p; sorting all of it costs more than the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,58 +32,154 @@ class RowParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
-class RowSampler:
-    """A logits processor that leaves each row one token to take: the one its parameters and its seed choose."""
+class Row:
+    """A request on its way: its prompt, what it has said so far, and why it ended."""
 
-    def __init__(self, rows: Sequence[RowParams], begins: Sequence[int]) -> None:
-        """``begins`` says where each row's own tokens begin, after its padding."""
-        self._rows = rows
-        self._begins = begins
-        self._random = [random.Random(row.seed) for row in rows]
-        self._columns: dict[str, Any] = {}
+    def __init__(self, number: int, prompt: list[int], params: RowParams, guide: Guide | None = None, before: Sequence[int] = ()) -> None:
+        """``before`` are tokens that count for the repetition penalty beside what is said; default: the prompt."""
+        self.number = number
+        self.prompt = prompt
+        self.params = params
+        self.guide = guide
+        self.said: list[int] = []
+        self.ended: str | None = None
+        """``stop`` or ``length``."""
+        self.error: str | None = None
+        self._before = before or prompt
+        self._random = random.Random(params.seed)
+        self._drawn: list[float] = []
+        self._tail = max((len(stop.encode()) for stop in params.stop), default=0) + 8
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """Scores that leave one token a row."""
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and answer."""
+        return self.prompt + self.said
+
+    @property
+    def heard(self) -> list[int]:
+        """The tokens that the repetition penalty counts."""
+        return [*self._before, *self.said]
+
+    def draw(self) -> float:
+        """The random number of the row's next token: the same until it has taken one."""
+        while len(self._drawn) <= len(self.said):
+            self._drawn.append(self._random.random())
+        return self._drawn[len(self.said)]
+
+    def begin_again(self) -> None:
+        """Forget what was said."""
+        self.said = []
+        if self.guide is not None:
+            self.guide.begin_again()
+
+    def take(self, token: int, ends: frozenset[int], decode: Callable[[list[int]], str]) -> bool:
+        """Add a token; whether the row has ended with it."""
+        if token in ends:
+            self.ended = "stop"
+            return True
+        self.said.append(token)
+        if self.guide is not None:
+            self.error = self.guide.take(token)
+        if self.error is not None or (self.guide is not None and self.guide.complete) or self._said_stop(decode):
+            self.ended = "stop"
+        elif len(self.said) >= self.params.max_new_tokens:
+            self.ended = "length"
+        return self.ended is not None
+
+    def _said_stop(self, decode: Callable[[list[int]], str]) -> bool:
+        """Whether what the row said holds one of its stop strings. Its tail is enough: earlier text was looked at before."""
+        if not self.params.stop:
+            return False
+        tail = decode(self.said[-self._tail :])
+        return any(stop in tail for stop in self.params.stop)
+
+
+class Sampler:
+    """Chooses the next token of each row of a batch whose rows come and go."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._seen: Any = None
+        """Which tokens each row has read or said, where a row has a repetition penalty."""
+        self._made: dict[str, Any] = {}
+        """What depends on who is in the batch."""
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Rows that come in, after those that are there."""
+        rows = list(rows)
+        self.rows += rows
+        self._made = {}
+        if self._seen is not None:
+            self._seen = _joined(self._seen, rows)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Only the rows at ``places`` stay, in that order."""
+        self.rows = [self.rows[place] for place in places]
+        self._made = {}
+        if self._seen is not None:
+            self._seen = self._seen[list(places)] if any(row.params.repetition_penalty != 1 for row in self.rows) else None
+
+    def choose(self, scores: Any) -> Any:
+        """One token a row, from the scores of all tokens, which are changed."""
         import torch
 
-        scores = scores.float()
-        scores = self._penalised(input_ids, scores)
+        scores = self._biased(self._penalised(scores.float()))
+        guided = [(place, row.guide) for place, row in enumerate(self.rows) if row.guide is not None and row.ended is None]
+        if guided:
+            mask(scores, guided)
         chosen = scores.argmax(-1)
-        sampled = [index for index, row in enumerate(self._rows) if row.temperature > 0]
+        sampled = [place for place, row in enumerate(self.rows) if row.params.temperature > 0]
         if sampled:
-            numbers = [self._random[index].random() for index in sampled]
-            where = torch.tensor(sampled, device=scores.device)
-            chosen[where] = self._draw(scores[where], sampled, numbers)
-        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
+            numbers = [self.rows[place].draw() for place in sampled]
+            where = self._remember("where", lambda: torch.tensor(sampled, device=scores.device))
+            chosen[where] = self._draw(scores if len(sampled) == len(self.rows) else scores[where], sampled, numbers)
+        if self._seen is not None:
+            self._seen.scatter_(1, chosen[:, None], True)
+        return chosen
 
-    def _penalised(self, input_ids: Any, scores: Any) -> Any:
-        """Scores after the repetition penalty (of prompt and answer) and the logit bias of each row that has one."""
+    def _remember(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _penalised(self, scores: Any) -> Any:
+        """Scores after the repetition penalty of prompt and answer."""
         import torch
 
-        for index, row in enumerate(self._rows):
-            if row.repetition_penalty != 1.0:
-                seen = input_ids[index, self._begins[index] :].unique()
-                old = scores[index, seen]
-                scores[index, seen] = torch.where(old > 0, old / row.repetition_penalty, old * row.repetition_penalty)
-            for token, bias in row.logit_bias.items():
-                scores[index, token] += bias
-        return scores
+        penalties = [row.params.repetition_penalty for row in self.rows]
+        if all(penalty == 1 for penalty in penalties):
+            return scores
+        if self._seen is None:
+            empty = torch.zeros((0, scores.shape[-1]), dtype=torch.bool, device=scores.device)
+            self._seen = _joined(empty, self.rows)
+        penalty = self._remember("penalty", lambda: scores.new_tensor(penalties)[:, None])
+        return torch.where(self._seen, torch.where(scores > 0, scores / penalty, scores * penalty), scores)
+
+    def _biased(self, scores: Any) -> Any:
+        """Scores with each row's logit bias added."""
+        import torch
+
+        biases = [(place, token, bias) for place, row in enumerate(self.rows) for token, bias in row.params.logit_bias.items()]
+        if not biases:
+            return scores
+        places, tokens, values = (torch.tensor(part, device=scores.device) for part in zip(*biases, strict=True))
+        return scores.index_put_((places, tokens), values.to(scores.dtype), accumulate=True)
 
     def _column(self, name: str, rows: list[int], like: Any) -> Any:
-        """A parameter of the sampled rows as a column tensor, made once."""
-        if name not in self._columns:
-            self._columns[name] = like.new_tensor([getattr(self._rows[index], name) for index in rows])[:, None]
-        return self._columns[name]
+        """A parameter of the sampled rows as a column tensor."""
+        return self._remember(name, lambda: like.new_tensor([getattr(self.rows[place].params, name) for place in rows])[:, None])
 
     def _draw(self, scores: Any, rows: list[int], numbers: list[float]) -> Any:
         """One token a row, drawn from its filtered distribution."""
         import torch
 
         probabilities = (scores / self._column("temperature", rows, scores)).softmax(-1)
-        least = self._column("min_p", rows, scores)
-        probabilities = probabilities.where(probabilities >= least * probabilities.amax(-1, keepdim=True), 0.0)
-        if any(0 < self._rows[index].top_k < scores.shape[-1] or self._rows[index].top_p < 1 for index in rows):
-            probabilities = self._nucleus(probabilities, rows)
+        if any(self.rows[place].params.min_p > 0 for place in rows):
+            least = self._column("min_p", rows, scores)
+            probabilities = probabilities.where(probabilities >= least * probabilities.amax(-1, keepdim=True), 0.0)
+        params = [self.rows[place].params for place in rows]
+        if any(0 < each.top_k < scores.shape[-1] or each.top_p < 1 for each in params):
+            probabilities = self._nucleus(probabilities, rows, params)
         # The sum over a large vocabulary loses digits in single precision; Metal has no double precision.
         exact = torch.float32 if scores.device.type == "mps" else torch.float64
         total = probabilities.to(exact).cumsum(-1)
@@ -88,53 +189,79 @@ class RowSampler:
         last = (probabilities > 0).long().mul(torch.arange(scores.shape[-1], device=scores.device)).amax(-1)
         return torch.minimum(found, last)
 
-    def _nucleus(self, probabilities: Any, rows: list[int]) -> Any:
+    def _nucleus(self, probabilities: Any, rows: list[int], params: list[RowParams]) -> Any:
         """Probabilities with all but each row's top k, and of these all but its top p, set to zero."""
         import torch
 
         size = probabilities.shape[-1]
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(size, device=probabilities.device)[None]
-        k = torch.tensor([self._rows[i].top_k if self._rows[i].top_k > 0 else size for i in rows], device=probabilities.device)[:, None]
-        ordered = ordered.where(rank < k, 0.0)
-        before = ordered.cumsum(-1) - ordered
-        limit = self._column("top_p", rows, probabilities) * ordered.sum(-1, keepdim=True)
-        ordered = ordered.where((before < limit) | (rank == 0), 0.0)
-        return torch.zeros_like(probabilities).scatter_(1, order, ordered)
+        most = [each.top_k if each.top_k > 0 else size for each in params]
+        filtered = [place for place, each in enumerate(params) if each.top_k > 0 or each.top_p < 1]
+        likely = max(most[place] if params[place].top_k > 0 else CANDIDATES for place in filtered)
+        wide = [place for place in filtered if most[place] > likely]
+        if likely < size:
+            ordered, order = probabilities.topk(likely, dim=-1)
+            held = self._column("top_p", rows, probabilities)[wide] * probabilities[wide].sum(-1, keepdim=True)
+            if wide and not bool((ordered[wide].sum(-1, keepdim=True) >= held).all()):
+                likely = size
+        if likely >= size:
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        rank = torch.arange(ordered.shape[-1], device=probabilities.device)[None]
+        k = self._remember("k", lambda: torch.tensor(most, device=probabilities.device)[:, None])
+        held = ordered.where(rank < k, 0.0)
+        whole = torch.where(k < size, held.sum(-1, keepdim=True), probabilities.sum(-1, keepdim=True))
+        before = held.cumsum(-1) - held
+        held = held.where((before < self._column("top_p", rows, probabilities) * whole) | (rank == 0), 0.0)
+        cut = torch.zeros_like(probabilities).scatter_(1, order, held)
+        if len(filtered) == len(rows):
+            return cut
+        free = [place for place in range(len(rows)) if place not in filtered]
+        cut[free] = probabilities[free]
+        return cut
+
+
+def _joined(seen: Any, rows: list[Row]) -> Any:
+    """``seen`` with what further rows have read or said."""
+    import torch
+
+    more = seen.new_zeros((len(rows), seen.shape[1]))
+    for place, row in enumerate(rows):
+        if row.params.repetition_penalty != 1:
+            more[place, torch.tensor(row.heard, device=seen.device)] = True
+    return torch.cat([seen, more])
+
+
+class RowSampler:
+    """A logits processor that leaves each row one token to take: the one its parameters and its seed choose."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._sampler = Sampler()
+        self._sampler.add(rows)
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Scores that leave one token a row."""
+        import torch
+
+        chosen = self._sampler.choose(scores)
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
 
 class RowStopper:
-    """A stopping criterion that ends each row by its own limit or stop strings, and all rows on request."""
+    """A stopping criterion that ends each row by its own rule."""
 
-    def __init__(
-        self, rows: Sequence[RowParams], prompt_width: int, decode: Callable[[list[int]], str], stopping: Callable[[], bool]
-    ) -> None:
-        """``prompt_width`` is the number of columns of padding and prompt before what is generated."""
+    def __init__(self, rows: Sequence[Row], took: Callable[[Row, int], bool]) -> None:
+        """``took`` is told of each row's next token and says whether the row has ended."""
         self._rows = rows
-        self._prompt_width = prompt_width
-        self._decode = decode
-        self._stopping = stopping
+        self._took = took
         self._ended = [False] * len(rows)
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         """Which rows have ended."""
         import torch
 
-        if self._stopping():
-            return torch.ones(len(self._rows), dtype=torch.bool, device=input_ids.device)
-        made = input_ids.shape[1] - self._prompt_width
-        for index, row in enumerate(self._rows):
-            if not self._ended[index]:
-                self._ended[index] = made >= row.max_new_tokens or self._said_stop(input_ids[index], row)
+        for place, (row, token) in enumerate(zip(self._rows, input_ids[:, -1].tolist(), strict=True)):
+            if not self._ended[place]:
+                self._ended[place] = self._took(row, token)
         return torch.tensor(self._ended, device=input_ids.device)
-
-    def _said_stop(self, ids: Any, row: RowParams) -> bool:
-        """Whether what the row said holds one of its stop strings. Its tail is enough: earlier text was looked at before."""
-        if not row.stop:
-            return False
-        longest = max(len(stop.encode()) for stop in row.stop)
-        tail = self._decode(ids[self._prompt_width :][-(longest + 8) :].tolist())
-        return any(stop in tail for stop in row.stop)
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -1,0 +1,366 @@
+"""Writing the answers of many rows at once: whoever has ended makes room for the next one at the next token.
+
+`RowByRow` holds the keys and values of the running rows itself and is what models of the usual kind get; `InBatches` leaves a batch to
+`generate` of transformers, for those whose state cannot be cut by rows. Both take rows with `add`, and go on by a `step` at a time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch  # noqa: TID253 - only a worker imports this module
+
+from nbdream.workers.kv_cache import RowCache, windows
+from nbdream.workers.sampling import Row, RowSampler, RowStopper, Sampler
+from nbdream.workers.sizing import Sizing
+
+READ_TOKENS = (256, 1024, 16384)
+"""Tokens of prompts that are read together: at least, at first, at most."""
+READ_SECONDS = 0.5
+PADDING = 256
+"""Tokens of padding that cost less than reading prompts in two parts."""
+PATIENCE = 8
+"""Steps after which a row that waits is taken in even if it comes alone."""
+BATCH_ROWS = 64
+NO_MEMORY = "the device has no memory left for this row"
+
+
+class Work(Protocol):
+    """What a writer knows of those it writes for."""
+
+    ends: frozenset[int]
+
+    def decode(self, ids: list[int]) -> str:
+        """Tokens as text."""
+
+    def gone(self, row: Row) -> bool:
+        """Whether nobody waits for a row any more."""
+
+    def done(self, row: Row) -> None:
+        """A row has ended."""
+
+
+class RowByRow:
+    """Continuous batching over a cache of our own."""
+
+    def __init__(self, model: Any, work: Work) -> None:
+        self.model = model
+        self.work = work
+        self.sizing = Sizing()
+        self.waiting: deque[Row] = deque()
+        self.running: list[Row] = []
+        self._sampler = Sampler()
+        self._cache: RowCache | None = None
+        self._read_tokens = READ_TOKENS[1]
+        self._waited = 0
+        self._keeps_logits = "logits_to_keep" in _parameters(model)
+
+    def add(self, row: Row) -> None:
+        """Another row to write."""
+        self.waiting.append(row)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self.waiting or self.running)
+
+    def clear(self) -> list[Row]:
+        """Give all rows up."""
+        rows = [row for row in (*self.running, *self.waiting) if row.ended is None]
+        self._reset()
+        self.waiting.clear()
+        return rows
+
+    def step(self) -> None:
+        """Read some prompts, or write one token of every running row."""
+        self._leave([place for place, row in enumerate(self.running) if self.work.gone(row)])
+        while self.waiting and self.work.gone(self.waiting[0]):
+            self.waiting.popleft()
+        rows = self._next() if self._may_join() else []
+        try:
+            with torch.inference_mode():
+                if rows:
+                    self._read(rows)
+                elif self.running:
+                    self._write()
+            return
+        except Exception as error:
+            if not _is_memory(error):
+                self.waiting.extendleft(rows)
+                raise
+        # Out of the handler, whose traceback holds the tensors.
+        self._start_again(rows)
+
+    # --- reading prompts --------------------------------------------------------------------------------------------------
+
+    def _may_join(self) -> bool:
+        """Whether it pays to read prompts now: every reading holds up those that run."""
+        ready = min(len(self.waiting), self.sizing.rows - len(self.running))
+        if ready <= 0:
+            return False
+        self._waited += 1
+        return not self.running or ready >= max(1, self.sizing.rows // 8) or self._waited > PATIENCE
+
+    def _next(self) -> list[Row]:
+        """The rows to read next: of those that have waited longest, some of like length."""
+        free = self.sizing.rows - len(self.running)
+        oldest = [self.waiting[place] for place in range(min(free, len(self.waiting)))]
+        widest = self._cache.width if self._cache is not None else 0
+        if self.running and not self.sizing.fits(len(self.running) + 1, max(widest, len(oldest[0].tokens)) + 1):
+            return []  # nobody overtakes it, or it would wait for ever
+        oldest.sort(key=lambda row: (len(row.tokens), row.tokens))
+        chosen: list[Row] = []
+        whole = 0
+        for row in oldest:
+            length = len(row.tokens)
+            padding = length * (len(chosen) + 1) - whole - length
+            if chosen and (length * (len(chosen) + 1) > self._read_tokens or (padding > PADDING and padding > whole // 4)):
+                break
+            if self.sizing.fits(len(self.running) + len(chosen) + 1, max(widest, length) + 1) or not (self.running or chosen):
+                chosen.append(row)
+                whole += length
+        for row in chosen:
+            self.waiting.remove(row)
+        return chosen
+
+    def _read(self, rows: list[Row]) -> None:
+        """Read prompts, each different one once, and take the first token of each row."""
+        begin = time.monotonic()
+        texts: dict[tuple[int, ...], int] = {}
+        sources = [texts.setdefault(tuple(row.tokens), len(texts)) for row in rows]
+        lengths = [len(text) for text in texts]
+        cache = RowCache.for_prompts(self.model.config, lengths)
+        width = max(lengths)
+        tokens = torch.tensor([[0] * (width - len(text)) + list(text) for text in texts], device=self.model.device)
+        mask = cache.mask(lengths, self.model.device)
+        logits = self._forward(cache, tokens, mask, (mask.long().cumsum(-1) - 1).clamp(min=0))
+        cache.read(lengths)
+        sampler = Sampler()
+        sampler.add(rows)
+        chosen = sampler.choose(logits[torch.tensor(sources, device=logits.device)]).tolist()
+        stay = [place for place, (row, token) in enumerate(zip(rows, chosen, strict=True)) if not self._took(row, token)]
+        if stay:
+            if self._cache is None:
+                self._cache = RowCache(self.model.config, len(stay), width + RowCache.SLACK)
+            self._cache.join(cache, [sources[place] for place in stay])
+            joining = [rows[place] for place in stay]
+            self._sampler.add(joining)
+            self.running += joining
+        if self.model.device.type == "cpu":
+            self.sizing.note_memory(cache.cell_bytes)
+        self._waited = 0
+        self._pace_reading(len(texts) * width, time.monotonic() - begin)
+
+    def _pace_reading(self, tokens: int, seconds: float) -> None:
+        least, _, most = READ_TOKENS
+        if seconds > READ_SECONDS:
+            self._read_tokens = max(least, self._read_tokens // 2)
+        elif tokens > self._read_tokens // 2 and seconds < READ_SECONDS / 4:
+            self._read_tokens = min(most, self._read_tokens * 2)
+
+    # --- writing ----------------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """One more token of every running row."""
+        begin = time.monotonic()
+        cache = self._cache
+        assert cache is not None
+        while not self.sizing.fits(len(self.running), cache.width + 1):  # the youngest are read again later
+            self.waiting.appendleft(self.running[-1])
+            self._leave([len(self.running) - 1])
+        rows = len(self.running)
+        cache.reserve(rows, 0)
+        one = [1] * rows
+        device = self.model.device
+        tokens = torch.tensor([[row.said[-1]] for row in self.running], device=device)
+        positions = torch.tensor(cache.lengths, device=device)[:, None]
+        logits = self._forward(cache, tokens, cache.mask(one, device), positions)
+        cache.read(one)
+        chosen = self._sampler.choose(logits).tolist()
+        self._leave([place for place, (row, token) in enumerate(zip(self.running, chosen, strict=True)) if self._took(row, token)])
+        self.sizing.step(rows, time.monotonic() - begin)
+
+    def _forward(self, cache: RowCache, tokens: Any, mask: Any, positions: Any) -> Any:
+        """The scores of each row's next token."""
+        more = {"logits_to_keep": 1} if self._keeps_logits else {}
+        out = self.model(
+            input_ids=tokens, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True, **more
+        )
+        return out.logits[:, -1]
+
+    def _took(self, row: Row, token: int) -> bool:
+        ended = row.take(token, self.work.ends, self.work.decode)
+        if ended:
+            self.work.done(row)
+        return ended
+
+    def _leave(self, gone: list[int]) -> None:
+        """Take rows off that have ended."""
+        if not gone:
+            return
+        if len(gone) == len(self.running):
+            self._reset()
+            return
+        assert self._cache is not None
+        order = self._cache.leave(gone)
+        self._sampler.keep(order)
+        self.running = [self.running[place] for place in order]
+
+    def _reset(self) -> None:
+        self.running, self._cache, self._sampler = [], None, Sampler()
+
+    def _start_again(self, rows: list[Row]) -> None:
+        """Memory is full: what was written stays, and fewer rows are read again."""
+        together = [row for row in (*self.running, *rows) if row.ended is None]
+        if not together:
+            self._reset()
+            return
+        width = max(len(row.tokens) for row in together) + 1
+        self._reset()
+        _free()
+        if len(together) == 1:
+            together[0].error = NO_MEMORY
+            self.work.done(together[0])
+            return
+        self.sizing.too_much(len(together), width)
+        self.waiting.extendleft(reversed(together))
+
+
+class InBatches:
+    """Rows of like length in a batch of `generate`, which runs until the longest has ended."""
+
+    def __init__(self, model: Any, work: Work, *, seq2seq: bool, pad: int) -> None:
+        self.model = model
+        self.work = work
+        self.seq2seq = seq2seq
+        self.pad = pad
+        self.waiting: deque[Row] = deque()
+        self.sizing = Sizing()
+        self.sizing.rows = BATCH_ROWS
+
+    def add(self, row: Row) -> None:
+        """Another row to write."""
+        self.waiting.append(row)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self.waiting)
+
+    def clear(self) -> list[Row]:
+        """Give all rows up."""
+        rows = list(self.waiting)
+        self.waiting.clear()
+        return rows
+
+    def step(self) -> None:
+        """Write the oldest row, and with it those of the most like length."""
+        live = [row for row in self.waiting if not self.work.gone(row)]
+        if not live:
+            self.waiting.clear()
+            return
+        length = len(live[0].prompt)
+        live.sort(key=lambda row: abs(len(row.prompt) - length))
+        rows = live[: self.sizing.rows]
+        self.waiting = deque(row for row in self.waiting if row not in rows)
+        try:
+            with torch.inference_mode():
+                self._together(rows)
+            return
+        except Exception as error:
+            left = [row for row in rows if row.ended is None]
+            if not _is_memory(error):
+                self.waiting.extendleft(left)
+                raise
+        _free()
+        if len(rows) == 1 and left:
+            left[0].error = NO_MEMORY
+            self.work.done(left[0])
+            return
+        self.sizing.rows = max(1, len(rows) // 2)
+        for row in left:
+            row.begin_again()
+        self.waiting.extendleft(reversed(left))
+
+    def _together(self, rows: list[Row]) -> None:
+        width = max(1, *(len(row.prompt) for row in rows))
+        tokens = torch.full((len(rows), width), self.pad)
+        mask = torch.zeros_like(tokens)
+        for number, row in enumerate(rows):
+            place = slice(0, len(row.prompt)) if self.seq2seq else slice(width - len(row.prompt), width)
+            tokens[number, place] = torch.tensor(row.prompt, dtype=tokens.dtype)
+            mask[number, place] = 1
+        device = self.model.device
+        self.model.generate(
+            input_ids=tokens.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=max(row.params.max_new_tokens for row in rows),
+            pad_token_id=self.pad,
+            eos_token_id=sorted(self.work.ends) or None,
+            logits_processor=[RowSampler(rows)],
+            stopping_criteria=[RowStopper(rows, self._took)],
+        )
+
+    def _took(self, row: Row, token: int) -> bool:
+        if self.work.gone(row):
+            row.ended = "gone"
+            return True
+        ended = row.take(token, self.work.ends, self.work.decode)
+        if ended:
+            self.work.done(row)
+        return ended
+
+
+def writer(model: Any, work: Work, *, seq2seq: bool, pad: int) -> RowByRow | InBatches:
+    """The writer for a model."""
+    if seq2seq or any(_unfit(model)):
+        return InBatches(model, work, seq2seq=seq2seq, pad=pad)
+    return RowByRow(model, work)
+
+
+OF_OURS = frozenset({
+    "_from_model_config", "bos_token_id", "cache_implementation", "decoder_start_token_id", "disable_compile", "do_sample", "eos_token_id",
+    "low_memory", "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "return_dict_in_generate",
+    "transformers_version", "use_cache",
+})  # fmt: skip
+NEUTRAL = (None, False, 0, 1.0)
+
+
+def _unfit(model: Any) -> Iterator[str]:
+    """What stands against rows that come and go, for a causal model."""
+    bare = _bare(model)
+    if not type(bare).__module__.startswith("transformers.") or bare._is_stateful or not bare._supports_default_dynamic_cache():
+        yield "its code may keep what a row has read elsewhere"
+    if not {"position_ids", "past_key_values", "attention_mask"} <= _parameters(model).keys():
+        yield "it counts positions itself"
+    if getattr(bare.config, "_attn_implementation", None) not in ("sdpa", "eager"):
+        yield "its attention may want the rows otherwise"
+    told = model.generation_config.to_dict()
+    if any(told[name] not in NEUTRAL and told[name] != [] for name in told.keys() - OF_OURS):
+        yield "its makers want a step that only generate knows"
+    try:
+        windows(bare.config)
+    except (KeyError, ValueError) as error:
+        yield str(error)
+
+
+def _bare(model: Any) -> Any:
+    """A model without the adapter around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _parameters(model: Any) -> Any:
+    return inspect.signature(_bare(model).forward).parameters
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _free() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
