@@ -346,6 +346,39 @@ def test_a_killed_process_is_reported_and_the_next_call_starts_another(demo: HFT
     assert ask(demo, ["Hello"])[0].error is None
 
 
+def test_asking_waits_for_no_pipe(demo: HFTransformers) -> None:
+    assert demo.count_tokens("Hello") > 0
+    process = demo._started()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        _, future = process.ask("count", texts=["Hello " * 200_000])  # many times what a pipe holds
+        assert time.monotonic() - begin < 1
+        assert not future.done()
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert future.result(30)["counts"][0] >= 200_000
+
+
+def test_replies_come_as_they_end(demo: HFTransformers) -> None:
+    end = json.loads((DEMO_FOLDER / "generation_config.json").read_text())["eos_token_id"]
+
+    async def order() -> list[int]:
+        ended: list[int] = []
+
+        async def one(number: int, longest: int) -> None:
+            params = {"max_new_tokens": longest, "logit_bias": {str(end): -1000}}
+            assert (await demo.complete(Request(demo.messages(f"Hello {number}"), params))).error is None
+            ended.append(number)
+
+        await asyncio.gather(*(one(number, 300 if number == 0 else 2) for number in range(80)))
+        return ended
+
+    assert asyncio.run(order())[-1] == 0
+    assert demo._started().wait("about")["rows"] >= 16
+
+
 def test_a_cancelled_batch_ends_within_a_second(demo: HFTransformers) -> None:
     end = json.loads((DEMO_FOLDER / "generation_config.json").read_text())["eos_token_id"]
     ask(demo, ["Hello"])

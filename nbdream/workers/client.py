@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import queue
 import subprocess
 import sys
 import sysconfig
@@ -71,7 +72,7 @@ class ModelProcess:
 
 
 class _Child:
-    """One life of the process. A thread reads its answers; what it prints goes to an unnamed file."""
+    """One life of the process. A thread writes questions, another reads answers; what it prints goes to an unnamed file."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         # A Jupyter restart signals the kernel's whole process group, and so does Ctrl-C: the child has a session of its own.
@@ -85,7 +86,9 @@ class _Child:
         self.lock = threading.Lock()
         self.alive = True
         self.refusal: Exception | None = None
-        self._finalizer = weakref.finalize(self, _close, self.process, self.log)
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._finalizer = weakref.finalize(self, _close, self.process, self.log, self._outbox)
+        threading.Thread(target=_write, args=(self._outbox, self.process.stdin), name="nbdream-model", daemon=True).start()
         threading.Thread(target=_read, args=(weakref.ref(self), self.process.stdout), name="nbdream-model", daemon=True).start()
         _, loaded = self.send("load", {"spec": spec})
         loaded.add_done_callback(self._loaded)
@@ -99,18 +102,18 @@ class _Child:
                 future.set_exception(self.refusal or self._died())
                 return number, future
             self.waiting[number] = future
-        self._write({"op": op, "id": number, **message})
+        self._put({"op": op, "id": number, **message})
         return number, future
 
     def stop(self, number: int) -> None:
         """Give a question up."""
         with self.lock:
             self.waiting.pop(number, None)
-        self._write({"op": "stop", "id": number})
+        self._put({"op": "stop", "id": number})
 
     def end(self) -> None:
         """Close the child's input, which ends it; kill it when it does not."""
-        _end(self.process)
+        _end(self.process, self._outbox)
         self.ended()
 
     def answered(self, line: bytes) -> None:
@@ -145,15 +148,8 @@ class _Child:
         self.alive = False
         threading.Thread(target=self.end, daemon=True).start()
 
-    def _write(self, message: Answer) -> None:
-        assert self.process.stdin is not None
-        data = (json.dumps(message) + "\n").encode()
-        try:
-            with self.lock:
-                self.process.stdin.write(data)
-                self.process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # it died: the reader tells those who wait
+    def _put(self, message: Answer) -> None:
+        self._outbox.put((json.dumps(message) + "\n").encode())
 
     def _died(self) -> ModelError:
         """Why the process is gone, with the end of what it printed."""
@@ -174,22 +170,35 @@ class _Child:
         return redact(lines[-1].strip()[:300]) if lines else ""
 
 
-def _close(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    _end(process)
+def _close(process: subprocess.Popen[bytes], log: IO[bytes], outbox: queue.SimpleQueue[bytes | None]) -> None:
+    _end(process, outbox)
     log.close()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    try:
-        process.stdin.close()
-    except OSError:
-        pass  # it died with something still unwritten
+def _end(process: subprocess.Popen[bytes], outbox: queue.SimpleQueue[bytes | None]) -> None:
+    outbox.put(None)
     try:
         process.wait(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _write(outbox: queue.SimpleQueue[bytes | None], questions: IO[bytes]) -> None:
+    """Write what is put into ``outbox``, as much at once as there is: who asks never waits for a full pipe."""
+    last: bytes | None = b""
+    try:
+        with questions:
+            while last is not None:
+                last = outbox.get()
+                parts = [last or b""]
+                while last is not None and not outbox.empty():
+                    last = outbox.get()
+                    parts.append(last or b"")
+                questions.write(b"".join(parts))
+                questions.flush()
+    except OSError:
+        pass  # it died: the reader tells those who wait
 
 
 def _read(child: weakref.ref[_Child], answers: IO[bytes]) -> None:

@@ -77,12 +77,12 @@ class RowByRow:
 
     def step(self) -> None:
         """Read some prompts, or write one token of every running row."""
-        self._leave([place for place, row in enumerate(self.running) if self.work.gone(row)])
-        while self.waiting and self.work.gone(self.waiting[0]):
-            self.waiting.popleft()
-        rows = self._next() if self._may_join() else []
+        self.waiting = deque(row for row in self.waiting if not self.work.gone(row))
+        rows: list[Row] = []
         try:
             with torch.inference_mode():
+                self._leave([place for place, row in enumerate(self.running) if self.work.gone(row)])
+                rows = self._next() if self._may_join() else []
                 if rows:
                     self._read(rows)
                 elif self.running:

@@ -88,6 +88,5 @@ def _grammar(library: Any, schema: str) -> str:
 
 
 def _line(said: str) -> str:
-    """The first line of what the library says, without its own preamble."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[0].removeprefix("ERROR:").strip()[:300] if lines else ""
+    """What the library says, as one line without its own preamble."""
+    return " ".join(said.split()).removeprefix("ERROR:").strip()[:300]

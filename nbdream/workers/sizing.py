@@ -10,8 +10,8 @@ MEASURED = 12
 """Steps at a size before it is judged."""
 GAIN = 1.05
 """A larger size must give this many times the tokens a second."""
-SLOW = 0.3
-"""Seconds of one step from which on no more rows are taken: an interrupt waits for its end."""
+SLOW, SLOW_GAIN = 0.3, 1.5
+"""Seconds of one step from which on a larger size must give more: an interrupt waits for the step's end."""
 TRIES = 2
 SHARE = 4
 """Of the memory of a machine without a device of its own, keys and values take this part at most."""
@@ -55,9 +55,10 @@ class Sizing:
         size = self.rows
         self._rates[size] = max(size / seconds, self._rates.get(size, 0.0))
         below = self._rates.get(size // 2, 0.0)
-        if seconds > SLOW or self._rates[size] < below:
-            self.rows = max(1, size // 2)
-        elif 2 * size <= MOST and 2 * seconds <= SLOW and self._rates[size] > GAIN * below and self._tried.get(2 * size, 0) < TRIES:
+        least = below * (SLOW_GAIN if seconds > SLOW else 1)
+        if self._rates[size] < least:
+            self.rows = size // 2
+        elif 2 * size <= MOST and self._rates[size] > GAIN * below and self._tried.get(2 * size, 0) < TRIES:
             self.rows = 2 * size
             self._tried[self.rows] = self._tried.get(self.rows, 0) + 1
 
