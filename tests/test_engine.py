@@ -797,6 +797,31 @@ def test_an_interrupt_returns_within_a_second(engine: Engine, server: OpenAIServ
     assert len(engine._cache) == 30
 
 
+def test_what_is_in_flight_when_a_run_ends_is_kept_if_it_arrives_soon(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbdream.engine.engine.GRACE", 10)  # however slow the machine
+    under_way: list[Request] = []
+    all_are = asyncio.Event()
+
+    class Failing(Scripted):
+        async def complete(self, request: Request) -> Reply:
+            if request.prompt == "first" or all_are.is_set():
+                return Reply("asked later")
+            under_way.append(request)
+            if len(under_way) == 4:
+                all_are.set()
+            await all_are.wait()
+            if request.prompt == "3":
+                return failure("all", "no more of that", 403)
+            await asyncio.sleep(0.1)
+            return Reply(f"late {request.prompt}")
+
+    llm = Failing(lambda request, number: Reply(None), max_concurrency=4)
+    texts(engine, llm, ["first"])
+    with pytest.raises(ModelError, match="no more of that"):
+        texts(engine, llm, [str(n) for n in range(50)])
+    assert texts(engine, llm, [str(n) for n in range(5)]) == ["late 0", "late 1", "late 2", "asked later", "asked later"]
+
+
 def test_closing_the_generator_ends_the_work(engine: Engine, server: OpenAIServer) -> None:
     llm = model(server)
     texts(engine, llm, ["open the lanes"])

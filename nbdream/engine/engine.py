@@ -46,6 +46,8 @@ TICK = 0.1
 """Seconds between two looks at the stop event, and between two reports."""
 CLOSING = 0.8
 """Seconds that a stopped stream waits for its last commits."""
+GRACE = 0.25
+"""Seconds in which what is in flight may still arrive when its stream ends: it is paid for, so it is kept."""
 
 
 class Redactor(Protocol):
@@ -147,9 +149,10 @@ class Engine:
         self._loop.close()
 
     async def _wind_up(self) -> None:
-        for stream in list(self._streams):
+        streams = list(self._streams)
+        for stream in streams:
             stream.fail(Stopped("the session was closed", "open it and run again: what is there costs nothing"))
-            await self._close(stream)
+        await asyncio.gather(*(self._close(stream) for stream in streams))
         await self._batches.aclose()
         await self._commits.flush()
         ending = asyncio.all_tasks() - {asyncio.current_task()}
@@ -522,16 +525,19 @@ class Engine:
         return task
 
     async def _close(self, stream: Stream) -> None:
-        """Take a stream off and wait, within reason, until what has arrived is on disk."""
-        ending = self._drop(stream)
-        if ending:
+        """Take a stream off and wait, within reason, until what arrives is on disk."""
+        self._drop(stream)
+        lanes = self._lanes_of(stream.llm)
+        if abandoned := lanes.abandoned():
+            await asyncio.wait(abandoned, timeout=GRACE)
+        if ending := lanes.cancel_abandoned():
             await asyncio.wait(ending, timeout=CLOSING / 2)
         await self._commits.flush()
 
-    def _drop(self, stream: Stream) -> list[asyncio.Task[None]]:
-        """Take a stream off: what others wait for as well goes on under their name. The tasks that are ending."""
+    def _drop(self, stream: Stream) -> None:
+        """Take a stream off: what others wait for as well goes on under their name."""
         if stream not in self._streams:
-            return []
+            return
         self._streams.discard(stream)
         stream.waiting_calls.clear()
         for call in list(self._pending.values()):
@@ -544,7 +550,7 @@ class Engine:
             elif call.owner is stream:
                 self._hand_on(call)
         self._batches.leave(stream)
-        return self._lanes_of(stream.llm).leave(stream)
+        self._lanes_of(stream.llm).leave(stream)
 
     def _hand_on(self, call: Call) -> None:
         call.owner = call.waiters[0][0]

@@ -63,17 +63,22 @@ class Lanes:
         if user is not None and self._pace.rate is None and user > self._pace.window:
             self._pace.window = user  # they know what it bears
 
-    def leave(self, stream: Stream) -> list[asyncio.Task[None]]:
-        """Serve ``stream`` no longer. What is in flight for nobody else is cancelled: the tasks that are ending."""
+    def leave(self, stream: Stream) -> None:
+        """Serve ``stream`` no longer."""
         if stream in self._streams:
             self._streams.remove(stream)
-        ending = []
-        for task, calls in list(self._serving.items()):
-            if calls and not any(call.waiters for call in calls):
-                task.cancel()
-                ending.append(task)
         if not self._streams:
             self._keep()
+
+    def abandoned(self) -> list[asyncio.Task[None]]:
+        """The tasks whose calls nobody waits for any more."""
+        return [task for task, calls in self._serving.items() if calls and not any(call.waiters for call in calls)]
+
+    def cancel_abandoned(self) -> list[asyncio.Task[None]]:
+        """Cancel what is in flight for nobody: the tasks that are ending."""
+        ending = self.abandoned()
+        for task in ending:
+            task.cancel()
         return ending
 
     def pump(self) -> None:
