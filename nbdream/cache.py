@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 TABLE = "calls"
 READ_AT_ONCE = 1000
+PAGES = 32_768
+"""KiB of the file kept in memory: keys are digests, so that a look-up in order of rows is all over the file."""
 MENDED = 2
 """Times that one exchange goes on with a new file."""
 PATIENCE = 120.0
@@ -291,6 +293,7 @@ class _Connection:
         self._dict.conn.log = _silent  # it would print each error on the terminal, before it is raised here
         self.ask("PRAGMA synchronous = NORMAL")
         self.ask("PRAGMA trusted_schema = OFF")
+        self.ask(f"PRAGMA cache_size = -{PAGES}")
 
     def ask(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         """The first row of one statement; () when there is none."""

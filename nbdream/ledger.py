@@ -15,6 +15,8 @@ COUNTED = ("calls", "cached_calls", "failed_calls", "input_tokens", "output_toke
 MONEY = {"cost": "calls", "saved": "cached_calls"}
 """The amounts, and the calls that they are for."""
 
+NO_TOKENS: dict[str, int] = {}
+
 
 class Answer(Protocol):
     """What is read of a reply."""
@@ -36,21 +38,26 @@ def nothing() -> Usage:
 
 def sum_known(one: float | None, other: float | None) -> float | None:
     """The sum of two amounts; None when one of them is not known."""
-    return None if one is None or other is None else round(one + other, 12)
+    return None if one is None or other is None else round(one + other, 12) if other else one
 
 
 def add_reply(usage: Usage, reply: Answer) -> None:
     """Count one more reply in ``usage``, with those that it mends."""
-    for part in (*reply.earlier, reply):
-        usage["cached_calls" if part.cached else "calls"] += 1
-        amount = "saved" if part.cached else "cost"
-        usage[amount] = sum_known(usage[amount], part.cost)
-        for side in ("input_tokens", "output_tokens"):
-            tokens = (part.usage or {}).get(side) or 0
-            usage[side] += tokens
-            if part.cached:
-                usage[f"cached_{side}"] += tokens
-    usage["failed_calls"] += reply.error is not None
+    for part in (*reply.earlier, reply) if reply.earlier else (reply,):  # written out: a million replies come by here
+        told = part.usage or NO_TOKENS
+        read, written = told.get("input_tokens") or 0, told.get("output_tokens") or 0
+        usage["input_tokens"] += read
+        usage["output_tokens"] += written
+        if part.cached:
+            usage["cached_calls"] += 1
+            usage["cached_input_tokens"] += read
+            usage["cached_output_tokens"] += written
+            usage["saved"] = sum_known(usage["saved"], part.cost)
+        else:
+            usage["calls"] += 1
+            usage["cost"] = sum_known(usage["cost"], part.cost)
+    if reply.error is not None:
+        usage["failed_calls"] += 1
 
 
 def total(usages: Iterable[Mapping[str, Any] | None]) -> Usage:
