@@ -22,8 +22,8 @@ from nbdream.steps import DataSource, Prompt
 from nbdream.trainers import TrainHFFineTune
 from nbdream.trainers.arguments import Batch, check_names, cut_batch, devices_of, library_arguments, number, plain_adapter
 from nbdream.trainers.completion import chat_template, max_length_of, prepare_causal, prepare_seq2seq
-from nbdream.trainers.fine_tune_step import HFFineTune, curve
-from nbdream.trainers.hf_fine_tune import OWN
+from nbdream.trainers.hf_fine_tune import HFFineTune
+from nbdream.trainers.run_step import curve
 from nbdream.workers import runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
@@ -118,7 +118,7 @@ def test_the_librarys_names_are_read_from_its_source() -> None:
 )
 def test_an_unknown_argument_gets_the_nearest_name(name: str, hint: str) -> None:
     with pytest.raises(ArgumentError, match=hint):
-        check_names({name: 1}, OWN)
+        check_names({name: 1}, TrainHFFineTune.arguments())
 
 
 @pytest.mark.parametrize("value", ["2e-5", None, True, -1, 0, float("nan"), float("inf")])
@@ -223,7 +223,7 @@ def test_a_curve_has_each_step_once() -> None:
         {"type": "begin", "step": 2},
         {"type": "log", "step": 3, "loss": 9.0},
     ]
-    made = curve(events)
+    made = curve(events, HFFineTune.measures)
     assert made["step"] == [1, 2, 3]
     assert made["loss"] == [1.0, 2.0, 9.0]
     assert made["eval_loss"] == [None, 0.5, None]
@@ -335,7 +335,7 @@ def test_arguments_that_make_no_sense(models: dict[str, Path]) -> None:
     for given, words in (
         ({"batch_size": 7}, "equal parts"), ({"learning_rate": "1e-4"}, "without quotes"), ({"epochs": 0}, "epochs"),
         ({"max_grad_nrom": 1}, "max_grad_norm"), ({"compute_loss": len}, "compute_loss"), ({"optim_args": len}, "builtin_function"),
-        ({"validation_input": data.output["question"]}, "both columns"),
+        ({"validation_input": data.output["question"]}, "the same columns"),
     ):  # fmt: skip
         with pytest.raises(ArgumentError, match=words):
             trainer.train(**columns(data), **given)

@@ -13,12 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import pytest
 
 from nbdream.errors import BrokenFileError, TrainingError
@@ -26,10 +25,7 @@ from nbdream.files import Lock, append_line, read_object
 from nbdream.workers import failures, process, runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
-
-ROWS = 30  # no multiple of the batch: the last batch of an epoch is filled up
-EPOCHS = 6
-STEPS = 24
+from tests.training import EPOCHS, STEPS, farthest, finish, losses, prepare, tensors
 
 
 class Canary:
@@ -54,53 +50,6 @@ def _one_thread() -> Iterator[None]:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {"causal": tiny.causal(folder / "causal"), "t5": tiny.t5(folder / "t5")}
-
-
-def prepare(folder: Path, base: Path, **changed: Any) -> tuple[RunPaths, dict[str, Any]]:
-    """A run's folder with its data, and its spec."""
-    paths = RunPaths(folder)
-    inputs, outputs = tiny.pairs(ROWS)
-    paths.data.mkdir(parents=True)
-    for path, rows in ((paths.train_data, ROWS), (paths.validation_data, 9)):
-        table = pa.table({"input": inputs[:rows], "output": outputs[:rows]})
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-    devices = changed.get("devices", 1)
-    spec = {
-        "format": 1, "name": "tiny", "method": "sft", "model": {"path": os.path.relpath(base, folder), "local": True},
-        "data": {"train": "input/train.arrow", "validation": "input/validation.arrow"},
-        "arguments": {"num_train_epochs": EPOCHS, "learning_rate": 1e-3}, "batch": {"per_device": 8 // devices, "accumulation": 1},
-        "devices": devices, "device": "cpu", "fsdp": True, "lora": None, "seed": 42, "truncate": True, **changed,
-    }  # fmt: skip
-    return paths, spec
-
-
-def finish(paths: RunPaths, hear: Callable[[dict[str, Any]], None] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Follow a run to its end: how it ended, and its events, each with the time at which it was heard."""
-    heard: list[dict[str, Any]] = []
-
-    def on_event(event: dict[str, Any]) -> None:
-        heard.append({**event, "heard": time.time()})
-        if hear is not None:
-            hear(event)
-
-    return runs.follow(paths, on_event), heard
-
-
-def losses(events: list[dict[str, Any]]) -> dict[int, float]:
-    return {event["step"]: event["loss"] for event in events if event["type"] == "log"}
-
-
-def tensors(paths: RunPaths) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return dict(load_file(next(paths.model.glob("*model.safetensors"))))
-
-
-def farthest(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """The largest difference between what two models share."""
-    assert one.keys() & other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one.keys() & other.keys())
 
 
 class Watched:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import ArgumentError, nearest
@@ -11,18 +13,44 @@ from nbdream.magics.options import BACKGROUND, FORCE, given, needs, positive, ro
 if TYPE_CHECKING:
     from nbdream.magics.notebook import Notebook, Plan
 
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: its trainer in `nbdream.trainers`, and the columns that the body names, under the names of its ``train``."""
+
+    trainer: str
+    columns: Mapping[str, str]
+
+
+METHODS = {
+    "sft": Method("TrainHFFineTune", {"input": "input", "output": "output"}),
+    "dpo": Method("TrainHFDPO", {"prompt": "prompts", "chosen": "chosen", "rejected": "rejected"}),
+}
+COLUMNS = {
+    "input": "the column that is the question",
+    "output": "the column that is the answer",
+    "prompt": "dpo: the column that is asked",
+    "chosen": "dpo: the column of the better answer",
+    "rejected": "dpo: the column of the other answer",
+}
+
 MAGIC = Magic(
     name="train",
-    summary="Train a model on the rows of --on. The body is YAML: input, output, epochs (default 3), batch_size (8), lora ({r: 8}; default "
-    "none), learning_rate (default 2e-5, with lora 2e-4, for T5 1e-3), and every argument of transformers' TrainingArguments.",
+    summary="Train a model on the rows of --on. The body is YAML: the columns (input and output; for dpo prompt, chosen and rejected), "
+    "epochs (default 3), batch_size (8), lora ({r: 8}; default none), learning_rate (for sft 2e-5, with lora 2e-4, for T5 1e-3), and every "
+    "argument of transformers' TrainingArguments.",
     options=(
-        Option(name="method", kind="choice", choices=("sft",), help="sft: learn the output column from the input column"),
+        Option(
+            name="method",
+            kind="choice",
+            choices=tuple(METHODS),
+            help="sft (default): learn the output column from the input column; dpo: prefer the chosen answer to the rejected one",
+        ),
         Option(name="on", kind="expression", help="the rows to learn from (an expression)"),
         Option(name="eval", kind="expression", help="the rows to measure on"),
         Option(name="base", help="the model to start from: a name on the Hub, a folder, or demo"),
         Option(name="devices", kind="integer", help="processes to train in; the parameters are sharded between them"),
-        Option(name="input", help="the column that is the question"),
-        Option(name="output", help="the column that is the answer"),
+        *(Option(name=name, help=help_) for name, help_ in COLUMNS.items()),
         Option(name="replace", kind="flag", help="stop a run of this name that is going on, with a checkpoint"),
         BACKGROUND,
         FORCE,
@@ -39,12 +67,16 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     on = notebook.data(needs(call, "on", "%%train NAME --on tweets.train --base MODEL"), "--on")
     held_out = notebook.data(call.options["eval"], "--eval") if "eval" in call.options else None
     base = base_model(notebook, needs(call, "base", "for example --base google/t5-v1_1-base, or --base demo"))
-    columns = {side: needs_setting(call, side) for side in ("input", "output")}
+    method = METHODS[call.options["method"]]
+    columns = {name: needs_setting(call, column) for column, name in method.columns.items()}
+    for column in COLUMNS:
+        if column in call.options and column not in method.columns:
+            raise ArgumentError(f"--method {call.options['method']} has no column {column!r}", f"its columns: {', '.join(method.columns)}")
 
     def make() -> Any:
         rows = rows_of(on, f"{call.name} train")
         held = None if held_out is None else rows_of(held_out, f"{call.name} eval")
-        return train(call, base, rows, held, columns)
+        return train(call, method, base, rows, held, columns)
 
     return make
 
@@ -63,15 +95,16 @@ def needs_setting(call: Call, name: str) -> str:
     return str(call.options[name])
 
 
-def train(call: Call, base: str, rows: Any, held_out: Any, columns: dict[str, str]) -> Any:
+def train(call: Call, method: Method, base: str, rows: Any, held_out: Any, columns: dict[str, str]) -> Any:
     """Construct the trainer and train: the trained model; with --background the trainer, whose ``model`` waits."""
-    from nbdream.trainers import TrainHFFineTune
+    from nbdream import trainers
 
-    made, trained = sorted_settings(call.settings)
+    kind = getattr(trainers, method.trainer)
+    made, trained = sorted_settings(call.settings, kind.arguments())
     given_columns = {f"train_{side}": rows[column] for side, column in columns.items()}
     if held_out is not None:
         given_columns |= {f"validation_{side}": held_out[column] for side, column in columns.items()}
-    trainer = TrainHFFineTune(call.name, base, **given(call, "devices"), **made)
+    trainer = kind(call.name, base, **given(call, "devices"), **made)
     return trainer.train(**given_columns, **given(call, "background", "replace"), **trained)
 
 
@@ -90,13 +123,11 @@ SETTINGS = {
 """YAML keys that say what is trained, and the trainer's arguments for them; the other keys are those of its ``train``."""
 
 
-def sorted_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of a cell: those of the trainer and those of its ``train``; an unknown one is an error."""
+def sorted_settings(settings: dict[str, Any], own: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a cell: those of the trainer and those of its ``train`` (``own``); an unknown one is an error."""
     from nbdream.trainers.arguments import SET_BY_US, library_arguments
-    from nbdream.trainers.hf_fine_tune import OWN
 
-    columns = {name for name in OWN if name.startswith(("train_", "validation_"))}
-    known = (OWN - columns) | (library_arguments() - SET_BY_US)
+    known = own | (library_arguments() - SET_BY_US)
     for name in settings:
         if name not in known and name not in SETTINGS:
             options = {option.name for option in MAGIC.options}

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbdream.trainers.base import Trainer
+    from nbdream.trainers.hf_dpo import TrainHFDPO
     from nbdream.trainers.hf_fine_tune import TrainHFFineTune
     from nbdream.trainers.trained import TrainedModel
 
-__all__ = ["TrainHFFineTune", "TrainedModel", "Trainer"]
+__all__ = ["TrainHFDPO", "TrainHFFineTune", "TrainedModel", "Trainer"]
 
 _HOMES = {
+    "TrainHFDPO": "nbdream.trainers.hf_dpo",
     "TrainHFFineTune": "nbdream.trainers.hf_fine_tune",
     "TrainedModel": "nbdream.trainers.trained",
     "Trainer": "nbdream.trainers.base",

@@ -24,7 +24,9 @@ NOT_COUNTED = (
 )  # fmt: skip
 """Beginnings of names that cannot change the model: what is shown, what is kept, how fast rows come."""
 
-WITHOUT_EFFECT = frozenset({"distributed_config", "log_level", "progress_interval", "verbose", "logging_dir", "overwrite_output_dir"})
+WITHOUT_EFFECT = frozenset({
+    "distributed_config", "log_level", "logging_dir", "overwrite_output_dir", "precompute_ref_log_probs", "progress_interval", "verbose",
+})  # fmt: skip
 """Accepted because published programs give them."""
 
 

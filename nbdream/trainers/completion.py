@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,8 @@ class Prepared:
     """Tokenised rows, and what was done to them."""
 
     rows: list[dict[str, list[int]]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    """Which of the given rows each of them is."""
     max_length: int = 0
     truncated: int = 0
     dropped: int = 0
@@ -72,13 +74,14 @@ class Prepared:
     tokens: int = 0
     trained_tokens: int = 0
 
-    def add(self, ids: list[int], labels: list[int]) -> None:
-        """Keep a row, unless nothing of it is learned."""
+    def add(self, number: int, ids: list[int], labels: list[int]) -> None:
+        """Keep the row of this number, unless nothing of it is learned."""
         trained = sum(label != IGNORED for label in labels)
         if not trained:
             self.dropped += 1
             return
         self.rows.append({"input_ids": ids, "labels": labels})
+        self.numbers.append(number)
         self.tokens += len(ids)
         self.trained_tokens += trained
 
@@ -103,18 +106,26 @@ def max_length_of(tokenizer: Any, config: Any, given: int | None) -> int:
 def render(tokenizer: Any, text: str, output: str, system: str | None) -> tuple[str, str]:
     """The prompt as it is put to the model when it is used, and that prompt followed by the answer, as texts."""
     asked = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
-    prompt, _ = prompt_text(tokenizer, asked)
+    prompt, whole, _ = rendered(tokenizer, asked, output)
+    return prompt, whole
+
+
+def rendered(tokenizer: Any, asked: Sequence[Mapping[str, str]], output: str, template: str | None = None) -> tuple[str, str, bool]:
+    """As `render`, of messages and with a template as `prompt_text` takes it; last, whether special tokens are still to be added."""
+    prompt, special = prompt_text(tokenizer, asked, template)
+    extra = {} if template is None else {"chat_template": template}
     try:
-        whole = str(tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": output}], tokenize=False))
+        chat = [*map(dict, asked), {"role": "assistant", "content": output}]
+        whole = "" if special else str(tokenizer.apply_chat_template(chat, tokenize=False, **extra))
     except Exception:
         whole = ""
-    if whole.startswith(prompt):
-        return prompt, whole
+    if whole.startswith(prompt) and not special:
+        return prompt, whole, special
     # Some templates open an answer differently when they ask for it; then what ends the answer is taken from the template.
     stripped = output.strip()
     at = whole.rfind(stripped)
     ends = whole[at + len(stripped) :] if whole and stripped and at >= 0 else tokenizer.eos_token or ""
-    return prompt, prompt + stripped + ends
+    return prompt, prompt + stripped + ends, special
 
 
 def prepare_causal(
@@ -122,23 +133,24 @@ def prepare_causal(
 ) -> Prepared:
     """Rows for a causal model: prompt and answer in one sequence, the prompt's labels ignored."""
     made = Prepared(max_length=max_length)
-    for number, (text, output) in enumerate(zip(inputs, outputs, strict=True), start=1):
+    for number, (text, output) in enumerate(zip(inputs, outputs, strict=True)):
         prompt, whole = render(tokenizer, text, output, system)
-        ids, labels = _labelled(tokenizer, prompt, whole)
+        ids, labels = labelled(tokenizer, prompt, whole)
         if len(ids) > max_length:
             _refuse_unless(truncate, number, len(ids), max_length)
             made.truncated += 1
-        made.add(ids[:max_length], labels[:max_length])
+        made.add(number, ids[:max_length], labels[:max_length])
     return made
 
 
-def _labelled(tokenizer: Any, prompt: str, whole: str) -> tuple[list[int], list[int]]:
+def labelled(tokenizer: Any, prompt: str, whole: str, *, special: bool = False) -> tuple[list[int], list[int]]:
+    """The tokens of ``whole``, and as labels those behind ``prompt``; ``special``: the tokenizer adds its own first."""
     if not tokenizer.is_fast:  # no offsets: two tokenisations put one behind the other have an exact border, too
-        before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        before = tokenizer(prompt, add_special_tokens=special)["input_ids"]
         after = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
         return before + after, [IGNORED] * len(before) + after
-    # The template has written the special tokens itself.
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+    # Without ``special``, the template has written the special tokens itself.
+    encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True)
     ids = encoded["input_ids"]
     labels = [token if end > len(prompt) else IGNORED for token, (_, end) in zip(ids, encoded["offset_mapping"], strict=True)]
     return ids, [IGNORED, *labels[1:]]  # nothing comes before the first token that could tell it
@@ -148,12 +160,12 @@ def prepare_seq2seq(tokenizer: Any, inputs: Sequence[str], outputs: Sequence[str
     """Rows for an encoder and a decoder: two sequences of their own."""
     made = Prepared(max_length=max_length)
     pairs = zip(tokenizer(list(inputs))["input_ids"], tokenizer(text_target=list(outputs))["input_ids"], strict=True)
-    for number, (ids, labels) in enumerate(pairs, start=1):
+    for number, (ids, labels) in enumerate(pairs):
         longest = max(len(ids), len(labels))
         if longest > max_length:
             _refuse_unless(truncate, number, longest, max_length)
             made.truncated += 1
-        made.add(_cut(ids, max_length), _cut(labels, max_length))
+        made.add(number, _cut(ids, max_length), _cut(labels, max_length))
     return made
 
 
@@ -164,4 +176,6 @@ def _cut(ids: list[int], length: int) -> list[int]:
 
 def _refuse_unless(truncate: bool, row: int, length: int, limit: int) -> None:
     if not truncate:
-        raise DataError(f"row {row} has {length} tokens, and the model takes {limit}", "truncate: true cuts it, max_length: sets the limit")
+        raise DataError(
+            f"row {row + 1} has {length} tokens, and the model takes {limit}", "truncate: true cuts it, max_length: sets the limit"
+        )

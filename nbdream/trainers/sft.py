@@ -1,7 +1,7 @@
 """Supervised fine-tuning, on the worker's side: ``train(run)`` on every rank. Read it from top to bottom.
 
-    rows → a tokenizer with a template → tokens with labels on the output → a model, with an adapter where there is one
-    → the library's arguments → the loop, from the last whole checkpoint on → the model, saved
+    rows → a tokenizer with a template → tokens with labels on the output → rows grouped by length or packed → a model, with an
+    adapter where there is one → the loop, from the last whole checkpoint on → the model, saved
 
 Started by ``python -P -m nbdream.workers.train FOLDER``, one process a device; the folder's ``spec.json`` says everything.
 """
@@ -9,96 +9,100 @@ Started by ``python -P -m nbdream.workers.train FOLDER``, one process a device; 
 from __future__ import annotations
 
 import math
-import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch  # noqa: TID253 - only a worker imports this module
 import transformers  # noqa: TID253
 
-from nbdream.errors import BrokenFileError, DataError
-from nbdream.optional import require
-from nbdream.trainers.completion import Prepared, chat_template, max_length_of, prepare_causal, prepare_seq2seq
-from nbdream.workers import checkpoint
-from nbdream.workers.fsdp import enable_on_cpu, keep_shared_embeddings_together
+from nbdream.errors import DataError
+from nbdream.trainers.completion import IGNORED, Prepared, chat_template, max_length_of, prepare_causal, prepare_seq2seq
+from nbdream.workers import recipe
+from nbdream.workers.batching import choose, filling, keeps_apart, pack, positions, side_by_side
 from nbdream.workers.live import Live
-from nbdream.workers.loading import check_folder
-from nbdream.workers.loop import IGNORED, Examples, Loop
+from nbdream.workers.loop import Batch, Examples, Loop, Sums
 from nbdream.workers.rank import Run
-
-LOSS_POINTS = 500
-"""A run shows each step, and a long one about this many of them."""
 
 
 def train(run: Run) -> None:
     """Train, and leave the model in the run's folder; or stop with a checkpoint."""
-    transformers.utils.logging.disable_progress_bar()
-    run.say({"type": "imported"})
-    run.meet()
-    transformers.set_seed(run.spec["seed"])
-
-    source = _source(run)
-    if run.spec["model"].get("local"):
-        check_folder(Path(source["pretrained_model_name_or_path"]))
-    config = transformers.AutoConfig.from_pretrained(**source)
+    recipe.begin(run)
+    config = transformers.AutoConfig.from_pretrained(**recipe.source(run))
     seq2seq = bool(config.is_encoder_decoder)
-    tokenizer = _tokenizer(run, seq2seq)
-    data = _prepare(run, tokenizer, config, seq2seq, run.paths.train_data)
-    held_out = _prepare(run, tokenizer, config, seq2seq, run.paths.validation_data) if run.spec["data"].get("validation") else None
-    run.say({"type": "data", **data.facts(), **({"validation_rows": len(held_out.rows)} if held_out else {})})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**recipe.source(run))
+    if not seq2seq:
+        tokenizer.chat_template = chat_template(tokenizer, run.spec.get("chat_prompt_template"))
 
-    model = _model(run, seq2seq)
-    blank: dict[str, list[int]] = {"input_ids": [_pad_id(tokenizer)], "labels": [IGNORED]}
+    data = _prepare(run, tokenizer, config, seq2seq, run.paths.train_data)
+    held_out = _prepare(run, tokenizer, config, seq2seq, run.paths.validation_data) if "validation" in run.spec["data"] else None
+    kind, task = (transformers.AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM") if seq2seq else (transformers.AutoModelForCausalLM, "CAUSAL_LM")
+    model = recipe.load(run, kind, task)
+    batching = _batching(run, model, data, seq2seq)
+    facts = {**data.facts(), "batching": batching}
+    rows = data.rows
+    if batching == "packed":
+        rows = packed(data)
+        facts |= {"packed_rows": len(rows), "filling": round(filling(data.tokens, len(rows), data.max_length), 4)}
+    run.say({"type": "data", **facts, **({"validation_rows": len(held_out.rows)} if held_out else {})})
+
+    blank = {"input_ids": [recipe.pad_id(tokenizer)], "labels": [IGNORED]}
     live = Live(run)
     loop = Loop(
         run,
         live,
-        shifts=not seq2seq,
+        TokenLoss(shifts=not seq2seq),
         adapter=run.spec.get("lora") is not None,
+        lengths=[len(row["input_ids"]) for row in rows] if batching == "grouped" else None,
         model=model,
-        args=_arguments(run, len(data.rows), evaluates=held_out is not None),
-        train_dataset=Examples(data.rows, blank),
+        args=recipe.arguments(run, len(rows), evaluates=held_out is not None),
+        train_dataset=Examples(rows, blank),
         eval_dataset=Examples(held_out.rows, blank) if held_out else None,
-        data_collator=_collator(model, tokenizer, seq2seq),
+        data_collator=Collator(model, tokenizer, seq2seq=seq2seq),
     )
-
-    last = checkpoint.last_whole(run.paths.checkpoints)
-    if last is not None:
-        run.say({"type": "resumed", "step": int(last.name.rpartition("-")[2])})
-    trained = loop.train(resume_from_checkpoint=str(last) if last else None)
-    facts = {"step": loop.state.global_step, "max_steps": loop.state.max_steps, "epochs": loop.state.epoch, "devices": run.world}
-    if live.stopped:
-        run.finished("stopped", **facts)
-        return
-    _save(run, loop, tokenizer)
-    measured = [entry["eval_loss"] for entry in loop.state.log_history if "eval_loss" in entry]
-    run.finished("done", **facts, train_loss=trained.training_loss, eval_loss=measured[-1] if measured else None, data=data.facts())
+    recipe.see_through(run, loop, live, tokenizer, facts)
 
 
-def _source(run: Run) -> dict[str, Any]:
-    """Where the base model comes from. A local folder is given relative to the run's."""
-    model = run.spec["model"]
-    path = str((run.paths.folder / model["path"]).resolve()) if model.get("local") else model["path"]
-    found = {"pretrained_model_name_or_path": path, "trust_remote_code": bool(model.get("trust_remote_code"))}
-    return found if model.get("local") else {**found, "revision": model.get("revision")}
+class TokenLoss:
+    """Cross entropy of the trained tokens; ``shifts`` says whether a label belongs to the token before it (causal)."""
 
+    def __init__(self, *, shifts: bool) -> None:
+        self.shifts = shifts
 
-def _tokenizer(run: Run, seq2seq: bool) -> Any:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**_source(run))
-    if not seq2seq:
-        tokenizer.chat_template = chat_template(tokenizer, run.spec.get("chat_template"))
-    return tokenizer
+    def count(self, batch: Batch) -> torch.Tensor:
+        """The trained tokens."""
+        labels = batch["labels"]
+        return (labels[:, 1:] if self.shifts else labels).ne(IGNORED).sum()
+
+    def tokens(self, batch: Batch) -> int:
+        """The tokens that are read."""
+        return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
+
+    def losses(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Sums]:
+        """The sum over the trained tokens. Only their logits are copied: prompts may be long."""
+        labels = batch["labels"]
+        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        if self.shifts:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        trained = labels != IGNORED
+        return torch.nn.functional.cross_entropy(logits[trained].float(), labels[trained], reduction="sum"), {}
+
+    def measured(self, loss: float, sums: Mapping[str, Any], count: float) -> dict[str, float]:
+        """The perplexity per token."""
+        return {"perplexity": math.exp(min(loss, 700.0))}
+
+    def rank(self, metrics: Mapping[str, float]) -> float:
+        """The loss."""
+        return metrics["eval_loss"]
 
 
 def _prepare(run: Run, tokenizer: Any, config: Any, seq2seq: bool, path: Path) -> Prepared:
-    inputs, outputs = _read(path)
+    inputs, outputs = recipe.columns(path, ("input", "output"))
     limits: dict[str, Any] = {"max_length": max_length_of(tokenizer, config, run.spec.get("max_length")), "truncate": run.spec["truncate"]}
     if seq2seq:
         made = prepare_seq2seq(tokenizer, inputs, outputs, **limits)
     else:
-        made = prepare_causal(tokenizer, inputs, outputs, system=run.spec.get("system"), **limits)
+        made = prepare_causal(tokenizer, inputs, outputs, system=run.spec.get("system_prompt"), **limits)
     if not made.rows:
         raise DataError(
             "no row has an output that fits the model", f"the model takes {made.max_length} tokens: shorten the inputs or raise max_length"
@@ -106,115 +110,50 @@ def _prepare(run: Run, tokenizer: Any, config: Any, seq2seq: bool, path: Path) -
     return made
 
 
-def _read(path: Path) -> tuple[list[str], list[str]]:
-    try:
-        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-        return table.column("input").to_pylist(), table.column("output").to_pylist()
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise BrokenFileError(path, "it is not the table that the run was given") from error
+def _batching(run: Run, model: Any, data: Prepared, seq2seq: bool) -> str:
+    """How rows come together: as the user said, or by the rule on the lengths."""
+    wanted: str = run.spec["batching"]
+    if wanted == "packed":
+        if seq2seq:
+            raise DataError("a model with an encoder cannot learn packed rows", "leave packing out")
+        if not keeps_apart(model, model.config.get_text_config().vocab_size):
+            raise DataError("this model reads packed rows as one text", "leave packing out")
+    if wanted != "by lengths":
+        return wanted
+    batch = run.spec["batch"]["per_device"] * run.spec["batch"]["accumulation"] * run.world
+    found = "grouped" if seq2seq else choose([len(row["input_ids"]) for row in data.rows], data.max_length, batch)
+    packs = found == "packed" and keeps_apart(model, model.config.get_text_config().vocab_size)
+    return "packed" if packs else "grouped"
 
 
-def _model(run: Run, seq2seq: bool) -> Any:
-    kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
-    quantization = run.spec.get("quantization")
-    options: dict[str, Any] = {"dtype": getattr(torch, run.spec.get("dtype") or "float32")}
-    if quantization:
-        options["quantization_config"] = transformers.BitsAndBytesConfig(**quantization)
-    model = kind.from_pretrained(**_source(run), **options)
-    model.config.use_cache = False
-    if run.spec.get("lora") is not None:
-        peft = require("peft", "train")
-        if quantization:
-            model = peft.prepare_model_for_kbit_training(model)
-        model = peft.get_peft_model(model, _adapter(peft, run.spec["lora"], seq2seq))
-    return model
-
-
-def _adapter(peft: Any, given: dict[str, Any], seq2seq: bool) -> Any:
-    kind = str(given.get("peft_type", "LORA"))
-    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
-    values = {name: value for name, value in given.items() if name != "peft_type"}
-    return config(**{"task_type": "SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM", **values})
-
-
-def _pad_id(tokenizer: Any) -> int:
-    return next((found for found in (tokenizer.pad_token_id, tokenizer.eos_token_id) if found is not None), 0)
-
-
-def _collator(model: Any, tokenizer: Any, seq2seq: bool) -> Any:
-    """Rows side by side, filled up at the right to the longest."""
-    pad = _pad_id(tokenizer)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-
-    def filled(rows: list[list[int]], value: int) -> torch.Tensor:
-        longest = max(len(row) for row in rows)
-        return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
-
-    def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        ids = [row["input_ids"] for row in rows]
-        made = {
-            "input_ids": filled(ids, pad),
-            "attention_mask": filled([[1] * len(row) for row in ids], 0),
-            "labels": filled([row["labels"] for row in rows], IGNORED),
+def packed(data: Prepared) -> list[dict[str, Any]]:
+    """The rows of ``data``, several in one of at most ``max_length`` tokens; ``lengths`` says where each ends."""
+    bins = pack([len(row["input_ids"]) for row in data.rows], data.max_length)
+    return [
+        {
+            "input_ids": [token for row in members for token in data.rows[row]["input_ids"]],
+            "labels": [label for row in members for label in data.rows[row]["labels"]],
+            "lengths": [len(data.rows[row]["input_ids"]) for row in members],
         }
-        if seq2seq:  # the loss is computed outside the model, so the decoder's inputs are made here
-            made["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels=made["labels"])
+        for members in bins
+    ]
+
+
+class Collator:
+    """Rows side by side, filled up at the right to the longest; packed rows with positions and without a mask."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, seq2seq: bool) -> None:
+        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.pad, self.seq2seq = recipe.pad_id(tokenizer), seq2seq
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        """One batch."""
+        ids = [row["input_ids"] for row in rows]
+        made = {"input_ids": side_by_side(ids, self.pad), "labels": side_by_side([row["labels"] for row in rows], IGNORED)}
+        if any("lengths" in row for row in rows):
+            lengths = [row.get("lengths", [len(row["input_ids"])]) for row in rows]
+            return {**made, "position_ids": positions(lengths, made["input_ids"].shape[1])}
+        made["attention_mask"] = side_by_side([[1] * len(row) for row in ids], 0)
+        if self.seq2seq:  # the loss is computed outside the model, so the decoder's inputs are made here
+            made["decoder_input_ids"] = self.base.prepare_decoder_input_ids_from_labels(labels=made["labels"])
         return made
-
-    return collate
-
-
-def _arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
-    """The library's arguments: the user's own, under the library's names, and what the devices ask for."""
-    given = dict(run.spec["arguments"])
-    batch = run.spec["batch"]
-    steps = given.get("max_steps", -1)
-    if steps <= 0:
-        per_epoch = math.ceil(rows / (batch["per_device"] * batch["accumulation"] * run.world))
-        steps = math.ceil(per_epoch * given["num_train_epochs"])
-    sharded = run.world > 1 and run.spec.get("fsdp", True)
-    shards = {"version": 2, **(run.spec.get("fsdp_config") or {})}
-    if sharded:
-        keep_shared_embeddings_together()
-        if run.cpu:
-            enable_on_cpu()
-            shards.pop("cpu_offload", None)  # they are there already, and torch refuses
-    set_by_us = {
-        "output_dir": str(run.paths.checkpoints),
-        "per_device_train_batch_size": batch["per_device"],
-        "gradient_accumulation_steps": batch["accumulation"],
-        "seed": run.spec["seed"],
-        "use_cpu": run.cpu,
-        "remove_unused_columns": False,
-        "average_tokens_across_devices": True,
-        "disable_tqdm": True,
-        "push_to_hub": False,
-        **({"fsdp": True, "fsdp_config": shards} if sharded else {}),
-        **({"ddp_backend": "gloo" if run.cpu else "nccl", "ddp_find_unused_parameters": False} if run.world > 1 else {}),
-    }
-    defaults = {
-        "per_device_eval_batch_size": batch["per_device"],
-        "logging_strategy": "steps",
-        "logging_steps": max(1, steps // LOSS_POINTS),
-        "logging_first_step": True,
-        "save_strategy": "no",
-        "eval_strategy": "epoch" if evaluates else "no",
-        "report_to": "none",
-        "optim": "adamw_torch",
-        "dataloader_pin_memory": not run.cpu,
-    }
-    return transformers.TrainingArguments(**{**defaults, **given, **set_by_us})
-
-
-def _save(run: Run, loop: Loop, tokenizer: Any) -> None:
-    """The model appears whole: it is written beside, and renamed."""
-    beside = run.paths.folder / "model.part"
-    if run.first:
-        shutil.rmtree(beside, ignore_errors=True)
-    loop.model.config.use_cache = True
-    loop.save(beside)
-    if run.first:
-        tokenizer.save_pretrained(beside)
-        shutil.rmtree(run.paths.model, ignore_errors=True)
-        os.replace(beside, run.paths.model)
-        shutil.rmtree(run.paths.checkpoints, ignore_errors=True)

@@ -53,7 +53,7 @@ class TrainedModel(HFTransformers):
                 "chat_prompt_template": read_text(template) if template.is_file() else None,
             }
         trusted = bool(base.get("trust_remote_code"))
-        super().__init__(**whole, trust_remote_code=trusted, system_prompt=spec.get("system"), identity=self._who(base), **params)
+        super().__init__(**whole, trust_remote_code=trusted, system_prompt=spec.get("system_prompt"), identity=self._who(base), **params)
 
     @classmethod
     def from_saved(cls, saved: StepHandle) -> Self:
@@ -84,6 +84,20 @@ class TrainedModel(HFTransformers):
     def model(self) -> Self:
         """The model itself, as trainers have it."""
         return self
+
+    @functools.cached_property
+    def base(self) -> HFTransformers:
+        """The model that it was trained from, asked in the same form: the same chat template, the same system prompt."""
+        spec, template = read_object(self.paths.spec), self.paths.model / "chat_template.jinja"
+        base = spec["model"]
+        return HFTransformers(
+            str((self.paths.folder / base["path"]).resolve()) if base.get("local") else base["path"],
+            read_text(template) if template.is_file() else None,
+            self.system_prompt,
+            revision=base.get("revision"),
+            trust_remote_code=bool(base.get("trust_remote_code")),
+            quantization_config=spec.get("quantization"),
+        )
 
     @property
     def model_path(self) -> str:
@@ -123,7 +137,7 @@ class TrainedModel(HFTransformers):
     @property
     def examples(self) -> list[str]:
         """Three inputs that it was trained on, for the page of a published model."""
-        column = self.step.inputs["train_input"]
+        column = next(column for name, column in self.step.inputs.items() if name.startswith("train_"))
         return [str(column[index]) for index in range(min(3, len(column)))]
 
     @functools.cached_property

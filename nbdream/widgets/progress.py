@@ -155,7 +155,10 @@ class Progress:
             self._screen.show(bundle)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind. A page that shows the curve gets its end first: what replaces it may take a moment."""
         if self._widget:
+            with self._lock:
+                if self._history is not None:
+                    self._draw_run(self._history)
             self._widget.close()
         self._screen.clear()

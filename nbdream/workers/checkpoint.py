@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -38,6 +39,7 @@ from nbdream.files import read_json, read_object, write_json
 from nbdream.workers.paths import FORMAT
 
 KEPT = 2
+WEIGHTS = "weights.safetensors"
 WHOLE = "whole.json"
 SEPARATOR = "::"
 HEAD = 2**20
@@ -62,7 +64,7 @@ def save(folder: Path, *, model: Any, optimizer: Any, scheduler: Any, state: Any
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"rng-{rank}.json", _rng())
     if rank == 0:
-        save_file(weights, folder / "weights.safetensors", metadata={"format": "pt"})
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         save_file(tensors, folder / "optimizer.safetensors")
         write_json(folder / "optimizer.json", numbers)
         write_json(folder / "scheduler.json", _plain(scheduler.state_dict()))
@@ -98,10 +100,21 @@ def last_whole(folder: Path) -> Path | None:
     return last
 
 
-def load_weights(folder: Path, model: Any, *, adapter: bool) -> None:
-    """Put a checkpoint's weights into ``model``, sharded or not; all ranks must call it."""
+def save_weights(path: Path, model: Any, *, adapter: bool) -> None:
+    """Write what is trained, and nothing else of the run; all ranks must call it."""
+    weights = trained_state(model, adapter=adapter)
+    if _place()[0] == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".part")
+        save_file(weights, beside, metadata={"format": "pt"})
+        os.replace(beside, path)
+    _barrier()
+
+
+def load_weights(path: Path, model: Any, *, adapter: bool) -> None:
+    """Put weights that were written here into ``model``, sharded or not; all ranks must call it."""
     options = StateDictOptions(full_state_dict=True, strict=False, ignore_frozen_params=adapter)
-    set_model_state_dict(model, _tensors(folder / "weights.safetensors"), options=options)
+    set_model_state_dict(model, _tensors(path), options=options)
     if not adapter and hasattr(model, "tie_weights") and not _sharded(model):
         model.tie_weights()
 

@@ -1,36 +1,55 @@
 """The loop of our own recipes: transformers' `Trainer`, with averages that do not depend on the number of devices.
 
-Three things differ from the library's, and each has its reason:
+Four things differ from the library's, and each has its reason:
 
-- A loss is the sum over all trained tokens of the *effective* batch divided by their number. The library's average over
-  ranks, and its last batch filled up with rows seen before, would make one device and two give different models.
+- A loss is a sum over all things of the *effective* batch (tokens, pairs, rows) divided by their number. The library's average
+  over ranks, and its last batch filled up with rows seen before, would make one device and two give different models.
 - Checkpoints hold no pickles (`nbdream.workers.checkpoint`), and there is no ``training_args.bin``.
 - Nothing is shuffled by a generator that lives in a process: the order of an epoch is a function of seed and epoch.
+- What is measured is summed over the rows and the ranks, and averaged once.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch  # noqa: TID253 - only workers import this module
-from torch.utils.data import Sampler  # noqa: TID253
 from transformers import PrinterCallback, Trainer, TrainerCallback  # noqa: TID253
 
 from nbdream.workers import checkpoint
+from nbdream.workers.batching import Order
 from nbdream.workers.live import Live
 from nbdream.workers.rank import Run
 
-IGNORED = -100
-"""The label of a token that is not learned."""
+Batch = dict[str, torch.Tensor]
+Sums = dict[str, torch.Tensor]
 
 
-class Examples(Sequence[dict[str, list[int]]]):
-    """Tokenised rows. Index -1 gives a row with nothing to learn, which fills up the last batch of an epoch."""
+class Objective(Protocol):
+    """What is learned: how a batch's loss comes about, and what else is measured."""
 
-    def __init__(self, rows: Sequence[dict[str, list[int]]], blank: dict[str, list[int]]) -> None:
+    def count(self, batch: Batch) -> torch.Tensor:
+        """How many things the losses of ``batch`` are averaged over."""
+
+    def tokens(self, batch: Batch) -> int:
+        """How many tokens are read, for the speed that is shown."""
+
+    def losses(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Sums]:
+        """The sum of the losses, and the sums of what else is measured."""
+
+    def measured(self, loss: float, sums: Mapping[str, Any], count: float) -> dict[str, float]:
+        """The averages of what else is measured, from sums over any number of batches and ranks."""
+
+    def rank(self, metrics: Mapping[str, float]) -> float:
+        """How good an evaluation is: the least is the best."""
+
+
+class Examples(Sequence[dict[str, Any]]):
+    """Prepared rows. Index -1 gives a row with nothing to learn, which fills up the last batch of an epoch."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], blank: dict[str, Any]) -> None:
         self.rows, self.blank = rows, blank
 
     def __len__(self) -> int:
@@ -38,24 +57,6 @@ class Examples(Sequence[dict[str, list[int]]]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index] if index >= 0 else self.blank
-
-
-class Order(Sampler[int]):
-    """The order of the rows in an epoch, filled up with blanks to whole effective batches."""
-
-    def __init__(self, rows: int, batch: int, seed: int | None) -> None:
-        self.rows, self.batch, self.seed, self.epoch = rows, batch, seed, 0
-
-    def __len__(self) -> int:
-        return math.ceil(self.rows / self.batch) * self.batch
-
-    def __iter__(self) -> Iterator[int]:
-        if self.seed is None:
-            indices = list(range(self.rows))
-        else:
-            indices = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)).tolist()
-        yield from indices
-        yield from [-1] * (len(self) - self.rows)
 
 
 class _Epochs(TrainerCallback):
@@ -69,51 +70,77 @@ class _Epochs(TrainerCallback):
 
 
 class Loop(Trainer):
-    """Trains a language model on token losses; ``shifts`` says whether a label belongs to the token before it (causal)."""
+    """Trains a model for an `Objective`; ``lengths`` groups rows of like length into a batch."""
 
-    def __init__(self, run: Run, live: Live, *, shifts: bool, adapter: bool, **options: Any) -> None:
-        self.run, self.live, self.shifts, self.adapter = run, live, shifts, adapter
-        super().__init__(compute_loss_func=self._token_loss, callbacks=[live], **options)
+    def __init__(
+        self, run: Run, live: Live, objective: Objective, *, adapter: bool, lengths: Sequence[int] | None = None, **options: Any
+    ) -> None:
+        self.run, self.live, self.objective, self.adapter = run, live, objective, adapter
+        super().__init__(callbacks=[live], **options)
+        self.loss_is_scaled_for_ga = True
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * run.world
-        self._order = Order(len(self.train_dataset), batch, self.args.seed)
+        self._order = Order(len(self.train_dataset), batch, self.args.seed, lengths)
+        self._sums: Sums = {}
+        self._things: Any = 0  # a tensor that stays on its device: reading it at each step would wait for it
         self.add_callback(_Epochs(self._order))
         self.remove_callback(PrinterCallback)  # the events say it better
 
     # --- the loss ---------------------------------------------------------------------------------------------------
 
-    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The sum of the losses of the trained tokens. Only their logits are copied: prompts may be long."""
-        if self.shifts:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        trained = labels != IGNORED
-        return torch.nn.functional.cross_entropy(logits[trained].float(), labels[trained], reduction="sum")
-
-    def _token_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        losses = self._losses(outputs.logits, labels)
-        return losses / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum().clamp(min=1))
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """This device's part of the average over the effective batch, such that the mean over the devices is that average."""
+        total, sums = self.objective.losses(model, inputs)
+        for name, part in sums.items():
+            part = part.detach().double()
+            self._sums[name] = self._sums[name] + part if name in self._sums else part
+        self._things = self._things + self.objective.count(inputs).double()
+        return total / num_items_in_batch * self.accelerator.num_processes
 
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
         """The library's, counting what is read for the speed that is shown."""
         batches, count = super().get_batch_samples(*args, **options)
-        self.live.tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
+        self.live.tokens += sum(self.objective.tokens(batch) for batch in batches)
         return batches, count
 
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor | None:
+        if not batch_samples:
+            return None
+        count = torch.stack([self.objective.count(batch).to(device) for batch in batch_samples]).sum()
+        whole: torch.Tensor = self.accelerator.reduce(count, "sum")
+        return whole.clamp(min=1)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The library's, with what else was measured since the last time."""
+        if "loss" in logs and self._sums:
+            logs.update(self._averaged(logs["loss"], self._sums, self._things))
+        if "loss" in logs:
+            self._sums, self._things = {}, 0
+        super().log(logs, start_time)
+
+    def _averaged(self, loss: float, sums: Sums, count: torch.Tensor) -> dict[str, float]:
+        whole = {name: self.accelerator.reduce(part.clone(), "sum").cpu() for name, part in {**sums, "": count}.items()}
+        things = float(whole.pop(""))
+        return self.objective.measured(loss, whole, max(things, 1.0))
+
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The loss per token, and its perplexity, over all validation rows; the same on any number of devices."""
+        """The loss, and what else is measured, over all validation rows; the same on any number of devices."""
         model = self.model_wrapped
         was_training = model.training
         model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        sums: Sums = {}
         for batch in self.get_eval_dataloader(eval_dataset):
             inputs = self._prepare_inputs(batch)
-            labels = inputs.pop("labels")
             with torch.no_grad():
-                losses = self._losses(model(**inputs).logits, labels)
-            total += torch.stack([losses.double(), (labels != IGNORED).sum().double()])
+                losses, parts = self.objective.losses(model, inputs)
+            total += torch.stack([losses.double(), self.objective.count(inputs).to(losses.device).double()])
+            for name, part in parts.items():
+                sums[name] = sums[name] + part.double() if name in sums else part.double()
         model.train(was_training)
-        losses, tokens = self.accelerator.reduce(total, "sum").tolist()
-        loss = losses / max(tokens, 1.0)
-        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(min(loss, 700.0))}
+        losses, things = self.accelerator.reduce(total.clone(), "sum").tolist()
+        loss = losses / max(things, 1.0)
+        told = {"loss": loss, **self._averaged(loss, sums, total[1])}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -135,7 +162,7 @@ class Loop(Trainer):
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoint.load_weights(Path(resume_from_checkpoint), model or self.model, adapter=self.adapter)
+        checkpoint.load_weights(Path(resume_from_checkpoint) / checkpoint.WEIGHTS, model or self.model, adapter=self.adapter)
 
     def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
         if checkpoint_folder is not None:

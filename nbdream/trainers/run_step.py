@@ -1,10 +1,10 @@
-"""`HFFineTune`: the step behind `TrainHFFineTune`. It starts a run, attaches to it, or resumes it."""
+"""`TrainingRun`: the step behind a trainer. It starts a run, attaches to it, or resumes it."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,35 +20,54 @@ from nbdream.steps.base import Step
 from nbdream.workers import runs
 from nbdream.workers.paths import FORMAT, RunPaths
 
-CURVE = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_perplexity")
-"""The columns of a run's rows: what was measured, a row a step. How long it took is in the events, and is no result."""
+WHERE = ("step", "epoch")
+NOT_FOR_THE_WORKER = ("arguments", "batch_size", "epochs")
+"""Settings that the library's arguments say."""
 
 
-class HFFineTune(Step):
-    """The step behind `TrainHFFineTune`: its rows are the curve, its folder holds the model."""
+class TrainingRun(Step):
+    """A run: its rows are the curve, its folder holds the model.
+
+    Subclasses name the ``method`` (the recipe of `nbdream.workers.rank.METHODS`), the ``columns`` that it learns from, and its
+    ``measures``: the further columns of the curve. How long a step took is in the events, and is no result.
+    """
 
     kind: ClassVar[str] = "run"
     version: ClassVar[float | str] = 1.0
+    method: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    measures: ClassVar[tuple[str, ...]] = ("loss", "learning_rate", "grad_norm", "eval_loss")
 
     def setup(self) -> None:
         """Columns in, the curve out."""
-        for name in ("train_input", "train_output"):
-            self.register_input(name, help="a column of a step: step.output['column']")
-        for name in ("validation_input", "validation_output"):
-            self.register_input(name, required=False)
+        for name in self.columns:
+            self.register_input(f"train_{name}", help="a column of a step: step.output['column']")
+        for name in self.columns:
+            self.register_input(f"validation_{name}", required=False)
         self.register_arg("model", help="the base model")
         self.register_arg("settings", help="what decides the result")
         self.register_arg("job", help="how it is made: devices, batches, what is shown")
-        for name in CURVE:
+        for name in (*WHERE, *self.measures):
             self.register_output(name)
 
     def validate(self) -> None:
         """Refuse rows that cannot be learned, before a process is started."""
-        if ("validation_input" in self.inputs) != ("validation_output" in self.inputs):
-            raise ArgumentError("validation needs both columns", "give validation_input and validation_output")
-        for part in ("train", "validation"):
-            if f"{part}_input" in self.inputs:
-                _check_rows(self._column(f"{part}_input"), self._column(f"{part}_output"))
+        given = [name for name in self.columns if f"validation_{name}" in self.inputs]
+        if given and len(given) < len(self.columns):
+            names = " and ".join(f"validation_{name}" for name in self.columns)
+            raise ArgumentError("validation needs the same columns as training", f"give {names}")
+        for part in ("train", "validation") if given else ("train",):
+            columns = {name: self._column(f"{part}_{name}") for name in self.columns}
+            check_lengths(columns)
+            self.check(part, columns)
+
+    def check(self, part: str, columns: Mapping[str, OutputDatasetColumn]) -> None:
+        """Refuse values that the method cannot learn from; here: everything is text, and there is something to learn."""
+        for column in columns.values():
+            check_texts(column)
+        learned = columns[self.columns[-1]]
+        if not any(value.as_py().strip() for value in learned.array()):
+            raise DataError(f"every row of {learned.name!r} is empty", "give the column that the model is to write")
 
     def recipe_args(self) -> dict[str, Any]:
         """The base model by its content, and the settings by their own names, so that a difference reads well."""
@@ -66,7 +85,7 @@ class HFFineTune(Step):
             if not runs.alive(self.paths):
                 self._start()
             self._follow()
-        return curve(runs.events(self.paths))
+        return curve(runs.events(self.paths), self.measures)
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -86,29 +105,19 @@ class HFFineTune(Step):
     def _start(self) -> None:
         self._refuse_another_of_this_name()
         job, settings = self.args["job"], self.args["settings"]
-        for part, path in (("train", self.paths.train_data), ("validation", self.paths.validation_data)):
-            if f"{part}_input" in self.inputs:
-                _write_rows(path, self._column(f"{part}_input"), self._column(f"{part}_output"))
+        data = {"train": self.paths.train_data, "validation": self.paths.validation_data}
+        given = [part for part in data if f"{part}_{self.columns[0]}" in self.inputs]
+        for part in given:
+            _write_rows(data[part], {name: self._column(f"{part}_{name}") for name in self.columns})
         spec = {
             "format": FORMAT,
             "name": self.name,
-            "method": "sft",
+            "method": self.method,
             "model": {**_whereabouts(self.args["model"], self.paths.folder), "identity": self.args["model"].identity},
-            "data": {"train": "input/train.arrow", "validation": "input/validation.arrow" if "validation_input" in self.inputs else None},
+            "data": {part: f"input/{part}.arrow" for part in given},
             "arguments": {**settings["arguments"], **job["arguments"], "num_train_epochs": settings["epochs"]},
-            "batch": job["batch"],
-            "devices": job["devices"],
-            "device": job["device"],
-            "fsdp": job["fsdp"],
-            "fsdp_config": job["fsdp_config"],
-            "lora": settings["lora"],
-            "quantization": settings["quantization"],
-            "dtype": settings["dtype"],
-            "chat_template": settings["chat_prompt_template"],
-            "system": settings["system_prompt"],
-            "max_length": settings["max_length"],
-            "truncate": settings["truncate"],
-            "seed": settings["seed"],
+            **{name: job[name] for name in ("batch", "devices", "device", "fsdp", "fsdp_config")},
+            **{name: value for name, value in settings.items() if name not in NOT_FOR_THE_WORKER},
         }
         runs.launch(self.paths, spec)
 
@@ -155,9 +164,10 @@ class HFFineTune(Step):
                     raise Stopped(f"{self.name} was stopped while it waited for the run before it", "run the cell again")
 
 
-def curve(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The measurements among ``events``, a row a step. What a killed run measured after its last checkpoint is measured again."""
+def curve(events: Iterable[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, list[Any]]:
+    """The ``measures`` among ``events``, a row a step. What a killed run measured after its last checkpoint is measured again."""
     rows: dict[int, dict[str, Any]] = {}
+    columns = (*WHERE, *measures)
     for event in events:
         kind, step = event.get("type"), int(event.get("step") or 0)
         if kind == "resumed":
@@ -165,34 +175,43 @@ def curve(events: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
         elif kind == "begin" and not step:
             rows = {}
         elif kind in ("log", "eval"):
-            rows.setdefault(step, {"step": step}).update({name: event[name] for name in CURVE if name in event})
+            rows.setdefault(step, {"step": step}).update({name: event[name] for name in columns if name in event})
     ordered = [rows[step] for step in sorted(rows)]
-    return {name: [row.get(name) for row in ordered] for name in CURVE}
+    return {name: [row.get(name) for row in ordered] for name in columns}
 
 
-def _check_rows(inputs: OutputDatasetColumn, outputs: OutputDatasetColumn) -> None:
-    if len(inputs) != len(outputs):
-        raise DataError(
-            f"{inputs.name!r} has {len(inputs)} rows and {outputs.name!r} has {len(outputs)}", "take both columns of the same step"
-        )
-    if not len(inputs):
-        raise DataError(f"there is no row in {inputs.name!r}", "give at least one")
-    for column in (inputs, outputs):
-        values = column.array()
-        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+def check_lengths(columns: Mapping[str, OutputDatasetColumn]) -> None:
+    """Raise `DataError` unless all columns have as many rows, and at least one."""
+    first, *others = columns.values()
+    for column in others:
+        if len(column) != len(first):
             raise DataError(
-                f"column {column.name!r} holds {values.type}, not text",
-                f"make it text: .map(lambda row: {{{column.name!r}: str(row[{column.name!r}])}})",
+                f"{first.name!r} has {len(first)} rows and {column.name!r} has {len(column)}", "take the columns of the same step"
             )
-        if values.null_count:
-            row = next(number for number, value in enumerate(values) if not value.is_valid)
-            raise DataError(f"row {row} of {column.name!r} is null", "leave such rows out: .filter(…)")
-    if not any(value.as_py().strip() for value in outputs.array()):
-        raise DataError(f"every row of {outputs.name!r} is empty", "give the column that the model is to write")
+    if not len(first):
+        raise DataError(f"there is no row in {first.name!r}", "give at least one")
 
 
-def _write_rows(path: Path, inputs: OutputDatasetColumn, outputs: OutputDatasetColumn) -> None:
-    table = pa.table({"input": inputs.array(), "output": outputs.array()})
+def check_texts(column: OutputDatasetColumn) -> None:
+    """Raise `DataError` unless every row of ``column`` is a text."""
+    values = column.array()
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise DataError(
+            f"column {column.name!r} holds {values.type}, not text",
+            f"make it text: .map(lambda row: {{{column.name!r}: str(row[{column.name!r}])}})",
+        )
+    check_nulls(column)
+
+
+def check_nulls(column: OutputDatasetColumn) -> None:
+    """Raise `DataError` where a row of ``column`` is null."""
+    if column.array().null_count:
+        row = next(number for number, value in enumerate(column.array()) if not value.is_valid)
+        raise DataError(f"row {row} of {column.name!r} is null", "leave such rows out: .filter(…)")
+
+
+def _write_rows(path: Path, columns: Mapping[str, OutputDatasetColumn]) -> None:
+    table = pa.table({name: column.array() for name, column in columns.items()})
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".part")

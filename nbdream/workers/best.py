@@ -1,0 +1,65 @@
+"""The best evaluation of a run: its weights are kept, and training ends when nothing better comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback  # noqa: TID253 - only workers import this module
+
+from nbdream.workers import checkpoint
+from nbdream.workers.loop import Loop
+
+KEPT = 2
+"""The best weights of now, and those before them: a resumed run may have to go back to the evaluations of its checkpoint."""
+
+
+class Best(TrainerCallback):
+    """Follows the evaluations, which it reads from the trainer's history: so a resumed run knows them all."""
+
+    def __init__(self, loop: Loop, patience: int | None, threshold: float) -> None:
+        self.loop, self.patience, self.threshold = loop, patience, threshold
+        self.folder = Path(loop.args.output_dir)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep what is best, on all ranks; end when there was nothing better for long."""
+        step, since = self._standing()
+        if step is not None and step == state.global_step:
+            checkpoint.save_weights(self._path(step), self.loop.model, adapter=self.loop.adapter)
+            self._forget()
+        if self.patience is not None and since >= self.patience:
+            self.loop.run.say({"type": "early_stop", "step": state.global_step, "best_step": step})
+            control.should_training_stop = True
+
+    def restore(self) -> int | None:
+        """Give the model the weights of the best evaluation, on all ranks; its step, or None when there was none."""
+        step, _ = self._standing()
+        if step is not None and step != self.loop.state.global_step:
+            checkpoint.load_weights(self._path(step), self.loop.model, adapter=self.loop.adapter)
+        return step
+
+    def _standing(self) -> tuple[int | None, int]:
+        """The step of the best evaluation, and how many evaluations came after the last real improvement."""
+        best: float | None = None
+        mark: float | None = None
+        step: int | None = None
+        since = 0
+        for entry in self.loop.state.log_history:
+            if "eval_loss" not in entry:
+                continue
+            rank = self.loop.objective.rank(entry)
+            since += 1
+            if mark is None or rank < mark - self.threshold:
+                mark, since = rank, 0
+            if best is None or rank < best:
+                best, step = rank, int(entry["step"])
+        return step, since
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"best-{step}.safetensors"
+
+    def _forget(self) -> None:
+        kept = sorted(self.folder.glob("best-*.safetensors"), key=lambda path: int(path.stem.partition("-")[2]))
+        if self.loop.run.first:
+            for path in kept[:-KEPT]:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,160 @@
+"""The parts that recipes are written with: where things come from, the library's arguments, the way from first step to saved model."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch  # noqa: TID253 - only a worker imports this module
+import transformers  # noqa: TID253
+
+from nbdream.errors import BrokenFileError
+from nbdream.optional import require
+from nbdream.workers import checkpoint
+from nbdream.workers.best import Best
+from nbdream.workers.fsdp import enable_on_cpu, keep_shared_embeddings_together
+from nbdream.workers.live import Live
+from nbdream.workers.loading import check_folder
+from nbdream.workers.loop import Loop
+from nbdream.workers.rank import Run
+
+LOSS_POINTS = 500
+"""A run shows each step, and a long one about this many of them."""
+
+
+def begin(run: Run) -> None:
+    """What comes before anything else on every rank."""
+    transformers.utils.logging.disable_progress_bar()
+    run.say({"type": "imported"})
+    run.meet()
+    transformers.set_seed(run.spec["seed"])
+    if run.spec["model"].get("local"):
+        check_folder(Path(source(run)["pretrained_model_name_or_path"]))
+
+
+def source(run: Run) -> dict[str, Any]:
+    """Where the base model comes from. A local folder is given relative to the run's."""
+    model = run.spec["model"]
+    path = str((run.paths.folder / model["path"]).resolve()) if model.get("local") else model["path"]
+    found = {"pretrained_model_name_or_path": path, "trust_remote_code": bool(model.get("trust_remote_code"))}
+    return found if model.get("local") else {**found, "revision": model.get("revision")}
+
+
+def columns(path: Path, names: Sequence[str]) -> list[list[Any]]:
+    """The columns that the run was given."""
+    try:
+        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        return [table.column(name).to_pylist() for name in names]
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise BrokenFileError(path, "it is not the table that the run was given") from error
+
+
+def load(run: Run, kind: Any, task: str, **more: Any) -> Any:
+    """The base model as ``kind`` (an ``AutoModelFor…``), with an adapter for ``task`` where the run has one."""
+    quantization = run.spec.get("quantization")
+    options: dict[str, Any] = {"dtype": getattr(torch, run.spec.get("dtype") or "float32"), **more}
+    if quantization:
+        options["quantization_config"] = transformers.BitsAndBytesConfig(**quantization)
+        options["device_map"] = {"": "cpu" if run.cpu else int(os.environ.get("LOCAL_RANK", "0"))}
+    model = kind.from_pretrained(**source(run), **options)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    if run.spec.get("lora") is not None:
+        peft = require("peft", "train")
+        if quantization:
+            model = peft.prepare_model_for_kbit_training(model)
+        model = peft.get_peft_model(model, _adapter(peft, run.spec["lora"], task))
+    return model
+
+
+def _adapter(peft: Any, given: dict[str, Any], task: str) -> Any:
+    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[str(given.get("peft_type", "LORA"))]
+    return config(**{"task_type": task, **{name: value for name, value in given.items() if name != "peft_type"}})
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The token that fills rows up."""
+    return next((found for found in (tokenizer.pad_token_id, tokenizer.eos_token_id) if found is not None), 0)
+
+
+def arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
+    """The library's arguments: the user's own, under the library's names, and what the devices ask for."""
+    given = dict(run.spec["arguments"])
+    batch = run.spec["batch"]
+    steps = given.get("max_steps", -1)
+    if steps <= 0:
+        per_epoch = math.ceil(rows / (batch["per_device"] * batch["accumulation"] * run.world))
+        steps = math.ceil(per_epoch * given["num_train_epochs"])
+    sharded = run.world > 1 and run.spec.get("fsdp", True)
+    shards = {"version": 2, **(run.spec.get("fsdp_config") or {})}
+    if sharded:
+        keep_shared_embeddings_together()
+        if run.cpu:
+            enable_on_cpu()
+            shards.pop("cpu_offload", None)  # they are there already, and torch refuses
+    set_by_us = {
+        "output_dir": str(run.paths.checkpoints),
+        "per_device_train_batch_size": batch["per_device"],
+        "gradient_accumulation_steps": batch["accumulation"],
+        "seed": run.spec["seed"],
+        "use_cpu": run.cpu,
+        "remove_unused_columns": False,
+        "average_tokens_across_devices": True,
+        "disable_tqdm": True,
+        "push_to_hub": False,
+        **({"fsdp": True, "fsdp_config": shards} if sharded else {}),
+        **({"ddp_backend": "gloo" if run.cpu else "nccl", "ddp_find_unused_parameters": False} if run.world > 1 else {}),
+    }
+    defaults = {
+        "per_device_eval_batch_size": batch["per_device"],
+        "logging_strategy": "steps",
+        "logging_steps": max(1, steps // LOSS_POINTS),
+        "logging_first_step": True,
+        "save_strategy": "no",
+        "eval_strategy": "epoch" if evaluates else "no",
+        "report_to": "none",
+        "optim": "adamw_torch",
+        "dataloader_pin_memory": not run.cpu,
+    }
+    return transformers.TrainingArguments(**{**defaults, **given, **set_by_us})
+
+
+def see_through(run: Run, loop: Loop, live: Live, tokenizer: Any, facts: dict[str, Any]) -> None:
+    """Train from the last whole checkpoint on, and leave the model in the run's folder; or stop with a checkpoint."""
+    best = None
+    if early := run.spec.get("early_stopping"):
+        best = Best(loop, early["patience"], early["threshold"])
+        loop.add_callback(best)
+    last = checkpoint.last_whole(run.paths.checkpoints)
+    if last is not None:
+        run.say({"type": "resumed", "step": int(last.name.rpartition("-")[2])})
+    trained = loop.train(resume_from_checkpoint=str(last) if last else None)
+    told = {"step": loop.state.global_step, "max_steps": loop.state.max_steps, "epochs": loop.state.epoch, "devices": run.world}
+    if live.stopped:
+        run.finished("stopped", **told)
+        return
+    step = best.restore() if best is not None else None
+    _save(run, loop, tokenizer)
+    measured = {entry["step"]: entry["eval_loss"] for entry in loop.state.log_history if "eval_loss" in entry}
+    kept = measured.get(step if step is not None else max(measured, default=0))
+    run.finished("done", **told, train_loss=trained.training_loss, eval_loss=kept, best_step=step, data=facts)
+
+
+def _save(run: Run, loop: Loop, tokenizer: Any) -> None:
+    """The model appears whole: it is written beside, and renamed."""
+    beside = run.paths.folder / "model.part"
+    if run.first:
+        shutil.rmtree(beside, ignore_errors=True)
+    if hasattr(loop.model.config, "use_cache"):
+        loop.model.config.use_cache = True
+    loop.save(beside)
+    if run.first:
+        tokenizer.save_pretrained(beside)
+        shutil.rmtree(run.paths.model, ignore_errors=True)
+        os.replace(beside, run.paths.model)
+        shutil.rmtree(run.paths.checkpoints, ignore_errors=True)

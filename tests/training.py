@@ -1,0 +1,67 @@
+"""Runs as folders, for the tests: prepared, followed to their end, compared."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from nbdream.workers import runs
+from nbdream.workers.paths import RunPaths
+from tests import tiny
+
+ROWS = 30  # no multiple of the batch: the last batch of an epoch is filled up
+EPOCHS = 6
+STEPS = 24
+
+
+def prepare(folder: Path, base: Path, columns: dict[str, list[Any]] | None = None, **changed: Any) -> tuple[RunPaths, dict[str, Any]]:
+    """A run's folder with its data, and its spec."""
+    paths = RunPaths(folder)
+    columns = columns or dict(zip(("input", "output"), tiny.pairs(ROWS), strict=True))
+    paths.data.mkdir(parents=True)
+    for path, rows in ((paths.train_data, ROWS), (paths.validation_data, 9)):
+        table = pa.table({name: column[:rows] for name, column in columns.items()})
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    devices = changed.get("devices", 1)
+    spec = {
+        "format": 1, "name": "tiny", "method": "sft", "model": {"path": os.path.relpath(base, folder), "local": True},
+        "data": {"train": "input/train.arrow", "validation": "input/validation.arrow"},
+        "arguments": {"num_train_epochs": EPOCHS, "learning_rate": 1e-3}, "batch": {"per_device": 8 // devices, "accumulation": 1},
+        "devices": devices, "device": "cpu", "fsdp": True, "lora": None, "seed": 42, "truncate": True,
+        "batching": "grouped", **changed,
+    }  # fmt: skip
+    return paths, spec
+
+
+def finish(paths: RunPaths, hear: Callable[[dict[str, Any]], None] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Follow a run to its end: how it ended, and its events, each with the time at which it was heard."""
+    heard: list[dict[str, Any]] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        heard.append({**event, "heard": time.time()})
+        if hear is not None:
+            hear(event)
+
+    return runs.follow(paths, on_event), heard
+
+
+def losses(events: list[dict[str, Any]]) -> dict[int, float]:
+    return {event["step"]: event["loss"] for event in events if event["type"] == "log"}
+
+
+def tensors(paths: RunPaths) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(next(paths.model.glob("*model.safetensors"))))
+
+
+def farthest(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference between what two models share."""
+    assert one.keys() & other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one.keys() & other.keys())
