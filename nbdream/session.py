@@ -39,7 +39,8 @@ PROGRESS_EVERY = 0.5
 """Seconds between two notes of progress on disk."""
 PACKAGES = (
     "accelerate", "aiohttp", "anthropic", "datasets", "huggingface_hub", "ipykernel", "ipython", "jupyterlab", "nbdream", "numpy", "openai",
-    "pandas", "peft", "polars", "pyarrow", "safetensors", "sqlitedict", "tokenizers", "torch", "transformers", "trl",
+    "pandas", "peft", "polars", "pyarrow", "rouge_score", "sacrebleu", "safetensors", "sqlitedict", "tokenizers", "torch", "transformers",
+    "trl",
 )  # fmt: skip
 """The packages whose versions a node records, where they are installed."""
 
@@ -318,12 +319,17 @@ class Session:
             raise ArgumentError(f"the session has no result {name!r}", nearest(name, self.names, "its results are"))
         from nbdream.steps.saved import SavedStep
 
-        saved = SavedStep(self, str(entry["recipe"]), str(entry["use"]))
+        place = (self, str(entry["recipe"]), str(entry["use"]))
+        saved = SavedStep(*place)
+        if saved.node["type"] == "Evaluate" and "code" not in saved.node["recipe"]:  # ours, and no class of the user's
+            from nbdream.steps.summary import SavedEvaluation
+
+            return SavedEvaluation(*place)
         if saved.node["kind"] != "run":
             return saved
-        from nbdream.trainers.trained import TrainedModel
+        from nbdream.trainers.trained import trained
 
-        return TrainedModel.from_saved(saved)
+        return trained(saved)
 
     def why(self, name: str) -> list[str]:
         """In words, why ``name`` ran when it last ran, and what has changed above it since."""
@@ -413,12 +419,18 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     return found if found.is_absolute() else (notebook_folder() or Path.cwd()) / found
 
 
-def notebook_folder() -> Path | None:
-    """The folder of the notebook that runs this kernel, where the front end says so."""
+def notebook_path() -> Path | None:
+    """The notebook that runs this kernel, where the front end says so."""
     for name in (os.environ.get("NBDREAM_NOTEBOOK"), os.environ.get("JPY_SESSION_NAME"), _vscode_notebook()):
         if name and Path(name).is_absolute() and Path(name).parent.is_dir():
-            return Path(name).parent
+            return Path(name)
     return None
+
+
+def notebook_folder() -> Path | None:
+    """The folder of the notebook that runs this kernel, where the front end says so."""
+    path = notebook_path()
+    return None if path is None else path.parent
 
 
 def _vscode_notebook() -> str | None:

@@ -43,6 +43,8 @@ def test_import_is_light() -> None:
         "import nbdream.steps, nbdream.llms, nbdream.trainers",
         "from nbdream.llms import Anthropic, OpenAI, EchoLLM, HFTransformers",
         "from nbdream.trainers import TrainHFFineTune",
+        "from nbdream.trainers import TrainHFClassifier, TrainSentenceTransformer, TrainedClassifier, TrainedEmbedder",
+        "from nbdream.embedders import SentenceTransformersEmbedder\nfrom nbdream.task_models import HFClassificationTaskModel",
         "from IPython.core.interactiveshell import InteractiveShell as S; S.instance().run_line_magic('load_ext', 'nbdream')",
         "import nbdream.cli",
     ],

@@ -189,6 +189,18 @@ def test_a_short_template_is_no_template_for_what_is_filled_in(models: dict[str,
         chat_template(tokenizer, "nothing here")
 
 
+def test_a_system_prompt_is_learned_or_refused(models: dict[str, Path]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(models["causal"])
+    tokenizer.chat_template = chat_template(tokenizer, None)
+    for system, begins in (("be brief", "be brief\n\nred cat\n\n"), (None, "red cat\n\n")):
+        (row,) = causal_rows(tokenizer, ["red cat"], ["dog"], system=system).rows
+        assert tokenizer.decode(row["input_ids"]).startswith(begins)
+    with pytest.raises(ArgumentError, match="no place for the system prompt"):
+        TrainHFFineTune("tweeter", str(models["causal"]), system_prompt="be brief", chat_prompt_template="Q: {{prompt}} A: ")
+
+
 def test_what_is_cut_is_counted(models: dict[str, Path]) -> None:
     from transformers import AutoTokenizer
 
@@ -456,6 +468,52 @@ def test_a_merged_model_says_what_the_adapter_says(trained: dict[str, Any], monk
     with torch.no_grad():
         assert torch.allclose(whole(ids).logits, adapted(ids).logits, atol=1e-4)
     assert {path.suffix for path in Path(merged).iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+@pytest.mark.slow
+def test_four_bits_train_an_adapter_that_is_loaded_over_them(session: Session, models: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    data = rows()
+    quantized = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+
+    def train() -> Any:
+        trainer = TrainHFFineTune(
+            "small", str(models["causal"]), device="cpu", peft_config={"r": 8}, quantization_config=quantized, dtype="float32"
+        )
+        return trainer.train(**columns(data), epochs=4, learning_rate=1e-2)
+
+    model = train()
+    losses = list(model.curve["loss"])
+    assert losses[-1] < losses[0] - 0.1
+    ready = next(event for event in model.events if event["type"] == "ready")
+    assert ready["trainable"] < ready["parameters"]
+    said = model("red cat sings", max_new_tokens=6)
+    model.unload_model()
+    assert train().fingerprint == model.fingerprint
+    assert train()("red cat sings", max_new_tokens=6, force=True) == said
+    merged = model.export_to_disk(tmp_path / "merged")
+    assert (Path(merged) / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_best_evaluation_is_the_model_and_nothing_better_ends_it(session: Session, models: dict[str, Path]) -> None:
+    inputs, outputs = tiny.pairs(24)
+    wrong = [" ".join(text.split()[:2]) for text in inputs]  # held-out rows that training makes ever less likely
+    data = DataSource("rows", data={"question": inputs, "answer": outputs, "other": wrong})
+    held = {"validation_input": data.output["question"], "validation_output": data.output["other"]}
+    trainer = TrainHFFineTune("tweeter", str(models["causal"]), device="cpu")
+    model = trainer.train(**columns(data), **held, epochs=40, learning_rate=3e-2, early_stopping_patience=2)
+    measured = {row["step"]: row["eval_loss"] for row in model.curve if row["eval_loss"] is not None}
+    done = next(event for event in model.events if event["type"] == "done")
+    best = min(measured, key=lambda step: measured[step])
+    assert done["best_step"] == best
+    assert done["eval_loss"] == measured[best]
+    assert [event["best_step"] for event in model.events if event["type"] == "early_stop"] == [best]
+    assert max(measured) < 40 * 3, "it ended early"
+    assert len([step for step in measured if step > best]) == 2
+    again = TrainHFFineTune("measured", str(Path(model.model_path)), device="cpu")
+    first = again.train(**columns(data), **held, epochs=1, learning_rate=1e-12, early_stopping_patience=None)
+    assert first.curve["eval_loss"][-1] == pytest.approx(measured[best], abs=1e-5)  # the weights are those of the best step
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Models that train in seconds: a causal one, one with a chat template, and a T5; each seeded, with a tokenizer of its own."""
+"""Models that train in seconds: a causal one, one with a chat template, a T5 and a BERT; each seeded, with a tokenizer of its own."""
 
 from __future__ import annotations
 
@@ -88,5 +88,22 @@ def t5(folder: Path) -> Path:
         dropout_rate=0.0, tie_word_embeddings=False, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def bert(folder: Path, *, labels: list[str] | None = None) -> Path:
+    """A BERT with about 40,000 weights; with ``labels``, a head for them that nobody has trained."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+    tokenizer = _tokenizer(chat=False, seq2seq=True)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0,
+        **({"id2label": dict(enumerate(labels))} if labels else {}),
+    )  # fmt: skip
+    (BertForSequenceClassification if labels else BertModel)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

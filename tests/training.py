@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
-from nbdream.workers import runs
+from nbdream.workers import runs, warm
 from nbdream.workers.paths import RunPaths
 from tests import tiny
 
@@ -65,3 +68,28 @@ def farthest(one: dict[str, Any], other: dict[str, Any]) -> float:
     """The largest difference between what two models share."""
     assert one.keys() & other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one.keys() & other.keys())
+
+
+def wilson(right: int, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927)."""
+    z, share = 1.959964, right / rows
+    middle, spread = share + z * z / (2 * rows), z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    return (middle - spread) / (1 + z * z / rows), (middle + spread) / (1 + z * z / rows)
+
+
+@contextmanager
+def started_warm() -> Iterator[None]:
+    """Runs and models start from a warm server: a test of what they do need not wait for their imports each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(warm, "_enabled", True)
+        patch.setattr(warm, "_server", None)
+        warm.prepare(runs.worker_environment)
+        server = warm._server
+        if server is not None and server.ready(120):
+            patch.setattr(warm, "_enabled", False)  # following a run prepares no other one
+            patch.setattr(warm, "packages", lambda: server.packages)
+        yield
+        warm.drop()
+        if server is not None:
+            server.process.wait()

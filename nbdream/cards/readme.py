@@ -20,6 +20,7 @@ _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SIZES = (
     "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T",
 )  # fmt: skip
+CLASSIFICATION, SIMILARITY = "text-classification", "sentence-similarity"
 _AS_DATA = "`nbdream.json` holds this card for programs: every step, with its date, models, sources, licences and citations."
 
 
@@ -45,6 +46,10 @@ class ModelFacts:
     chat: bool = False
     examples: Sequence[str] = ()
     synthetic: bool = True
+    task: str = "text-generation"
+    """What it is for, as the Hub calls it."""
+    labels: int | None = None
+    """How many labels a classifier has."""
 
 
 def front_matter(readme: str | None) -> dict[str, Any]:
@@ -77,8 +82,8 @@ def readme_model(graph: Graph, existing: str | None, facts: ModelFacts) -> str:
         "tags": _tags(given, graph, found, facts.synthetic),
         "base_model": [name for name in bases if _is_hub_name(name)] or given.get("base_model"),
         "datasets": _hub_names(found) or given.get("datasets"),
-        "library_name": "peft" if facts.adapter else "transformers",
-        "pipeline_tag": given.get("pipeline_tag") or "text-generation",
+        "library_name": "peft" if facts.adapter else "sentence-transformers" if facts.task == SIMILARITY else "transformers",
+        "pipeline_tag": given.get("pipeline_tag") or facts.task,
         "license": _license(found) or given.get("license"),
         "widget": [{"text": example} for example in facts.examples] or given.get("widget"),
     }
@@ -135,6 +140,8 @@ def _provenance(found: Sequence[Stage]) -> list[str]:
 
 
 def _usage(facts: ModelFacts) -> str:
+    if facts.task in (CLASSIFICATION, SIMILARITY):
+        return _usage_of_encoder(facts)
     kind = "AutoModelForSeq2SeqLM" if facts.seq2seq else "AutoModelForCausalLM"
     if facts.adapter:
         kind = kind.replace("AutoModel", "AutoPeftModel")
@@ -159,6 +166,27 @@ def _usage(facts: ModelFacts) -> str:
             f"inputs = {inputs}",
             "generated = model.generate(**inputs, max_new_tokens=200)",
             f"print(tokenizer.decode({decoded}, skip_special_tokens=True))",
+        ]
+    )
+
+
+def _usage_of_encoder(facts: ModelFacts) -> str:
+    name, text = repr(facts.repo_id), ascii(facts.examples[0] if facts.examples else "Once upon a time").replace("`", "\\x60")
+    if facts.task == SIMILARITY:
+        library, made = "from sentence_transformers import SentenceTransformer", f"model = SentenceTransformer({name})"
+        return "\n".join([library, "", made, f"vectors = model.encode([{text}], normalize_embeddings=True)"])
+    if not facts.adapter:
+        return "\n".join(
+            ["from transformers import pipeline", "", f'classify = pipeline("{facts.task}", model={name})', f"print(classify({text}))"]
+        )
+    return "\n".join(
+        [
+            "from peft import AutoPeftModelForSequenceClassification",
+            "from transformers import AutoTokenizer",
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({name})",
+            f"model = AutoPeftModelForSequenceClassification.from_pretrained({name}, num_labels={facts.labels})",
+            f'print(model(**tokenizer({text}, return_tensors="pt")).logits)',
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The command ``nbdream``: run a notebook without a front end, see what a session holds, try the demo.
+"""The command ``nbdream``: run a notebook without a front end, see what a session holds, follow what trains, try the demo.
 
 Exit codes: 0 all is well · 1 a cell or a command failed · 2 the command line is wrong · 130 interrupted.
 """
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, "every result of a session: fresh, stale (and why), running"),
         ("card", _card, "the card of a result"),
         ("why", _why, "why a result would be made again, in words"),
+        ("attach", _attach, "follow a training run to its end; leaving it (Ctrl-C) leaves it running"),
+        ("stop", _stop, "stop a training run with a checkpoint, and say at which step"),
     ):
         added = command(name, do, summary)
         if name != "status":
@@ -141,11 +143,15 @@ def demo_notebook() -> Path:
 def _session(given: argparse.Namespace) -> Session:
     from nbdream.session import Session
 
+    return Session(_session_folder(given))
+
+
+def _session_folder(given: argparse.Namespace) -> Path:
     named = given.session or os.environ.get("NBDREAM_SESSION")
     places = [Path(named)] if named else [Path(name) for name in SESSIONS]
     for place in places:
         if (place / "session.json").is_file():
-            return Session(place.resolve())
+            return place.resolve()
     where = str(named) if named else " or ".join(f"./{place}" for place in places)
     raise SessionError(f"there is no session in {where}", "name its folder: --session FOLDER")
 
@@ -184,3 +190,31 @@ def _why(given: argparse.Namespace) -> int:
         reasons, lines = session.why(given.name), why_lines(session, given.name)
     print(json.dumps(reasons) if given.json else "\n".join(lines))
     return 0
+
+
+# --- training runs --------------------------------------------------------------------------------------------------
+
+
+def _attach(given: argparse.Namespace) -> int:
+    from nbdream.cli import runs
+
+    try:
+        ended = runs.attach(_session_folder(given), given.name, _say(given))
+    except KeyboardInterrupt:
+        print(f"left: {given.name} goes on", file=sys.stderr)
+        return 130
+    _tell(given, ended)
+    return 0 if ended["state"] == "done" else 1  # so that `nbdream attach x && …` goes on with a model only
+
+
+def _stop(given: argparse.Namespace) -> int:
+    from nbdream.cli import runs
+
+    _tell(given, runs.stop(_session_folder(given), given.name, _say(given)))
+    return 0
+
+
+def _tell(given: argparse.Namespace, ended: dict[str, Any]) -> None:
+    from nbdream.cli.runs import sentence
+
+    print(json.dumps(ended) if given.json else sentence(given.name, ended))

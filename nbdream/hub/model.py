@@ -39,7 +39,8 @@ def publish_model(
     graph = graph_of(trained)
     run = cards.stages(graph)[-1]
     folder, is_adapter = _folder(Path(trained.model_path), adapter_only)
-    files: dict[str, Content] = {path.name: path for path in sorted(folder.iterdir()) if _is_published(path, is_adapter)}
+    found = (path for path in sorted([*folder.glob("*"), *folder.glob("*/*")]) if _is_published(path, is_adapter))
+    files: dict[str, Content] = {path.relative_to(folder).as_posix(): path for path in found}
     files |= {name: _without_paths(folder / name, run) for name in files if name in ("config.json", "adapter_config.json")}
     files[ARGUMENTS] = card_json(run.arguments).encode()
     files[CARD] = card_json(cards.model_card(graph)).encode()
@@ -49,6 +50,8 @@ def publish_model(
         repo_id=place.repo_id,
         seq2seq=_is_seq2seq(folder),
         adapter=is_adapter,
+        task=str(getattr(trained, "task", "text-generation")),
+        labels=len(read_object(folder / "id2label.json")) if "id2label.json" in files else None,
         chat="chat_template.jinja" in files,
         examples=[str(text) for text in getattr(trained, "examples", None) or []],
         synthetic=is_synthetic,
@@ -78,7 +81,7 @@ def _folder(path: Path, adapter_only: bool) -> tuple[Path, bool]:
 
 
 def _is_published(path: Path, is_adapter: bool) -> bool:
-    if not path.is_file() or path.suffix not in SUFFIXES or path.name.startswith("."):
+    if not path.is_file() or path.suffix not in SUFFIXES or path.name.startswith(".") or path.parent.name.startswith("."):
         return False
     if path.name in ADAPTER:
         return is_adapter

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from nbdream import secrets
 from nbdream.errors import ArgumentError, MissingPackageError, ModelError, nearest
 from nbdream.llms.base import LLM, Reply, Request, failure
 from nbdream.llms.parameters import checked
+from nbdream.llms.prompt_formats import prompt_format
 from nbdream.llms.weights import DEMO_FOLDER, commit, content, license_of, local_folder
 from nbdream.workers.client import ModelProcess
 
@@ -72,7 +74,7 @@ class HFTransformers(LLM):
                 raise ArgumentError(f"HFTransformers takes no argument {name!r}", nearest(name, known | self.parameters() | ARGUMENTS))
         super().__init__(str(model_name), system_prompt=system_prompt, identity=identity, max_concurrency=max_concurrency, **kwargs)
         secrets.remember(options.get("token"))
-        self.chat_prompt_template = checked("chat_prompt_template", chat_prompt_template)
+        self.chat_prompt_template = prompt_format(chat_prompt_template)
         self.revision = checked("revision", revision)
         self.trust_remote_code = trust_remote_code
         self.device = None if device is None else f"cuda:{device}" if isinstance(device, int) else str(device)
@@ -129,11 +131,18 @@ class HFTransformers(LLM):
 
     async def complete(self, request: Request) -> Reply:
         """The reply to a request; the model writes many at once. Cancelled, it gives this one up between two tokens."""
+        answer = await self.asked("generate", request=_told(request))
+        if isinstance(answer, Reply):
+            return answer
+        return Reply(answer["text"], usage=answer["usage"], model=self.display_name, finish_reason=answer["finish_reason"])
+
+    async def asked(self, op: str, **message: Any) -> dict[str, Any] | Reply:
+        """What the model's process says to a question; a reply that is a failure where it cannot."""
         try:
             process = self._process
             if process is None:
                 process = await asyncio.to_thread(self._started)
-            number, future = process.ask("generate", request=_told(request))
+            number, future = process.ask(op, **message)
             try:
                 answer = await asyncio.wrap_future(future)
             except asyncio.CancelledError:
@@ -141,9 +150,7 @@ class HFTransformers(LLM):
                 raise
         except (ModelError, MissingPackageError) as error:
             return failure("all", error.message, hint=error.hint)
-        if "failure" in answer:
-            return failure(**answer["failure"])
-        return Reply(answer["text"], usage=answer["usage"], model=self.display_name, finish_reason=answer["finish_reason"])
+        return failure(**answer["failure"]) if "failure" in answer else answer
 
     async def aclose(self) -> None:
         """End the process."""
@@ -154,6 +161,17 @@ class HFTransformers(LLM):
         process, self._process = self._process, None
         if process is not None:
             process.end()
+
+    @contextlib.contextmanager
+    def as_found(self) -> Iterator[Self]:
+        """For a while, the model; a process that was started meanwhile, and that nobody else waits for, is ended again."""
+        known = _processes.get(self.process_key)
+        loaded = known is not None and known.pid is not None
+        try:
+            yield self
+        finally:
+            if not loaded and self._process is not None:
+                self._process.end_if_idle()
 
     def count_tokens(self, value: str) -> int:
         """How many tokens a text has, by the model's own tokenizer."""
@@ -169,10 +187,14 @@ class HFTransformers(LLM):
     def _started(self) -> ModelProcess:
         """The process of this model, shared by all that ask for the same one."""
         if self._process is None:
-            spec = self._spec()
-            key = json.dumps(spec, sort_keys=True)
-            self._process = _processes.get(key) or _processes.setdefault(key, ModelProcess(spec))
+            key = self.process_key
+            self._process = _processes.get(key) or _processes.setdefault(key, ModelProcess(self._spec()))
         return self._process
+
+    @property
+    def process_key(self) -> str:
+        """What models have in common that share a process."""
+        return json.dumps(self._spec(), sort_keys=True)
 
     def _spec(self) -> dict[str, Any]:
         """What the child is told to load."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from nbdream import context
+from nbdream.magics.evaluate import BASE
 from nbdream.magics.grammar import Magic, Option
 from nbdream.magics.names import is_handle, is_model
 
@@ -57,6 +58,8 @@ def complete(notebook: Notebook, before: str, text: str) -> tuple[str, list[str]
 
 def _line_words(notebook: Notebook, magic: Magic, line: str, fragment: str) -> list[str]:
     words = line[: len(line) - len(fragment)].split()
+    if words[-1:] and words[-1].endswith(","):  # one of several names
+        words.pop()
     option = magic.option(words[-1]) if len(words) > 1 and words[-1].startswith("-") else None
     if option is not None and option.kind != "flag":
         return _values(notebook, option, line)
@@ -72,6 +75,12 @@ def _values(notebook: Notebook, option: Option, line: str) -> list[str]:
         return [*models(notebook), *providers()]
     if option.kind == "expression":
         return datasets(notebook)
+    if option.name == "models":
+        return [BASE, *models(notebook), *providers()]
+    if option.name == "metrics":
+        from nbdream.steps.metrics import BUILT_IN
+
+        return [*BUILT_IN, *functions(notebook)]
     if option.kind == "names":
         return sorted(name for name in notebook.variables if not name.startswith("_"))
     return columns(notebook, line) if option.name == "column" else []
@@ -93,7 +102,7 @@ def _body_words(notebook: Notebook, magic: Magic, before: str, text: str) -> lis
 
 def _settings(notebook: Notebook, magic: Magic, head: str, line: str) -> list[str]:
     option = magic.option(line.partition(":")[0].strip())
-    if magic.name == "train" and option is not None and option.name in ("input", "output"):
+    if magic.name in ("train", "evaluate") and option is not None and option.name in ("input", "output"):
         return columns(notebook, head)
     return _values(notebook, option, head) if option is not None else []
 
@@ -129,6 +138,11 @@ def providers() -> list[str]:
 def models(notebook: Notebook) -> list[str]:
     """The models among the variables."""
     return sorted(name for name, value in notebook.variables.items() if is_model(value) and not name.startswith("_"))
+
+
+def functions(notebook: Notebook) -> list[str]:
+    """The functions among the variables."""
+    return sorted(name for name, value in notebook.variables.items() if type(value).__name__ == "function" and not name.startswith("_"))
 
 
 def columns(notebook: Notebook, line: str) -> list[str]:

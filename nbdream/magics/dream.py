@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import ArgumentError, nearest
 from nbdream.frontmatter import parse_yaml
+from nbdream.magics import inspecting
 from nbdream.magics.grammar import Call, Magic, Option, read_words, split_line
 from nbdream.magics.names import is_handle, is_model, trained
 from nbdream.magics.notebook import shown_path
@@ -151,8 +152,11 @@ STATUS = ("name", "state", "result", "made")
 def status_rows(session: Any) -> list[dict[str, Any]]:
     """Every name of a session with its state, in words; without the rows that a cell took over from a variable."""
     from nbdream.objects import ResultFolder
+    from nbdream.widgets.curve import History
+    from nbdream.workers import runs
 
-    running = {step.name for step in session.running()}
+    training = {name: History.of(runs.events(paths)).line() for name, paths in runs.living(session.folder / "objects").items()}
+    running = {**{step.name: "running" for step in session.running()}, **training}
     rows = []
     for name in session.names:
         entry = session.names.current(name)
@@ -160,13 +164,13 @@ def status_rows(session: Any) -> list[dict[str, Any]]:
         if is_taken_over(name, node):
             continue
         state = session.names.state(name)
-        said = "running" if name in running else state.state + (f": {'; '.join(state.reasons)}" if state.reasons else "")
+        said = running.get(name) or state.state + (f": {'; '.join(state.reasons)}" if state.reasons else "")
         made = str((node.get("made") or {}).get("finished") or "")[:19]
         is_model = node.get("kind") == "run"
         counts = {"rows": None if is_model else node.get("rows"), "failures": node.get("failures")}
         rows.append({"name": name, "state": said, "kind": "model" if is_model else "rows", **counts, "made": made})
-    unnamed = sorted(running - {row["name"] for row in rows})
-    return rows + [{"name": name, "state": "running", "kind": "", "rows": None, "failures": None, "made": ""} for name in unnamed]
+    unnamed = sorted(running.keys() - {row["name"] for row in rows})
+    return rows + [{"name": name, "state": running[name], "kind": "", "rows": None, "failures": None, "made": ""} for name in unnamed]
 
 
 def status_words(row: Mapping[str, Any]) -> dict[str, str]:
@@ -367,6 +371,11 @@ VERBS: dict[str, Verb] = {
             Option(name="seed", kind="integer", help="another way to shuffle (default 42)"),
             Option(name="stratify", help="keep the shares of this column's values in each part"),
         ),
+    ),
+    "plot": Verb("plot NAME …", "the curves of trainings, laid over each other, as a Plotly figure", inspecting.plot, (1, 8)),
+    "tokens": Verb(
+        "tokens NAME --base MODEL", "rows as a model sees them: what is learned, where packed rows end", inspecting.tokens, (1, 1),
+        inspecting.TOKENS,
     ),
     "card": Verb("card NAME", "the card: what it is and everything that it comes from", _card, (1, 1)),
     "publish": Verb(

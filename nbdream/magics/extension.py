@@ -10,6 +10,7 @@ from typing import Any, cast
 from traitlets import Unicode
 from traitlets.config import Configurable
 
+from nbdream.magics import warming
 from nbdream.magics.completion import matcher
 from nbdream.magics.grammar import Magic
 from nbdream.magics.notebook import Notebook
@@ -19,15 +20,18 @@ CELL_MAGICS = {
     "filter": "nbdream.magics.filter",
     "map": "nbdream.magics.map",
     "train": "nbdream.magics.train",
+    "evaluate": "nbdream.magics.evaluate",
 }
 """The cell magics and the modules that hold them: each has ``MAGIC``, what it takes, and ``plan``, what it does."""
 
 SHOWN = {
     ("nbdream.steps.handle", "StepHandle"): "step_bundle",
+    ("nbdream.steps.summary", "Evaluation"): "evaluation_bundle",
     ("nbdream.datasets", "OutputDataset"): "rows_bundle",
     ("nbdream.datasets", "OutputDatasetColumn"): "rows_bundle",
-    ("nbdream.trainers.trained", "TrainedModel"): "model_bundle",
+    ("nbdream.trainers.trained", "Trained"): "model_bundle",
     ("nbdream.trainers.base", "Trainer"): "trainer_bundle",
+    ("nbdream.trainers.tokens", "Tokens"): "tokens_bundle",
 }
 """The types that show themselves, and the function of `nbdream.widgets.show` that does it."""
 
@@ -63,6 +67,8 @@ class Extension:
         shell.Completer.custom_matchers.append(self.matcher)
         for (module, name), function in SHOWN.items():
             shell.display_formatter.mimebundle_formatter.for_type_by_name(module, name, _shower(function))
+        if self.notebook.has_kernel:
+            warming.expect()
 
     def unload(self) -> None:
         """Take everything out again."""

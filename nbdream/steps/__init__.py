@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbdream.steps.background import concurrent, wait
     from nbdream.steps.base import Step, SuperStep
+    from nbdream.steps.evaluating import Evaluate
     from nbdream.steps.generate import Filter, Generate
     from nbdream.steps.joins import AddItemStep, ConcatStep, SaveStep, ZippedStep
     from nbdream.steps.mapping import FilterStep, MapStep
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "AddItemStep", "CSVDataSource", "ConcatStep", "CopyStep", "DataFromPrompt", "DataSource", "Failure", "Filter", "FilterStep",
+    "AddItemStep", "CSVDataSource", "ConcatStep", "CopyStep", "DataFromPrompt", "DataSource", "Evaluate", "Failure", "Filter", "FilterStep",
     "FilterWithPrompt", "Generate", "HFDatasetDataSource", "HFHubDataSource", "JSONDataSource", "LazyRowBatches", "LazyRows", "MapStep",
     "ProcessWithPrompt", "Prompt", "RemoveColumnsStep", "RenameColumnStep", "RenameColumnsStep", "ReverseStep", "Row", "SaveStep",
     "SelectColumnsStep", "SelectStep", "Selection", "ShardStep", "ShuffleStep", "SkipStep", "SortStep", "SplitStep", "Step", "SuperStep",
@@ -43,6 +44,7 @@ __all__ = [
 _ROOMS = {
     "background": "concurrent wait",
     "base": "Step SuperStep",
+    "evaluating": "Evaluate",
     "generate": "Filter Generate",
     "joins": "AddItemStep ConcatStep SaveStep ZippedStep",
     "mapping": "FilterStep MapStep",

@@ -390,7 +390,7 @@ class Step(StepHandle):
                 "columns": columns,
                 "whole": isinstance(value, OutputDataset),
             }
-        inputs |= {name: made for name, value in self.args.items() if (made := _made_by(value)) is not None}
+        inputs |= {name: made for name, value in self.args.items() if (made := made_by(value)) is not None}
         return {
             "name": self.name,
             "type": type(self).__name__,
@@ -508,7 +508,7 @@ class SuperStep(Step):
     """A step that runs other steps inside its ``run``."""
 
 
-def _made_by(argument: Any) -> dict[str, Any] | None:
+def made_by(argument: Any) -> dict[str, Any] | None:
     """The edge to the run that made an argument, when it is a model that was trained in this session."""
     if not isinstance(getattr(argument, "key", None), str) or not isinstance(getattr(argument, "use_id", None), str):
         return None

@@ -7,15 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbdream.trainers.base import Trainer
+    from nbdream.trainers.hf_classifier import TrainHFClassifier
     from nbdream.trainers.hf_dpo import TrainHFDPO
     from nbdream.trainers.hf_fine_tune import TrainHFFineTune
-    from nbdream.trainers.trained import TrainedModel
+    from nbdream.trainers.sentence_transformer import TrainSentenceTransformer
+    from nbdream.trainers.trained import Trained, TrainedModel
+    from nbdream.trainers.trained_classifier import TrainedClassifier
+    from nbdream.trainers.trained_embedder import TrainedEmbedder
 
-__all__ = ["TrainHFDPO", "TrainHFFineTune", "TrainedModel", "Trainer"]
+__all__ = [
+    "TrainHFClassifier", "TrainHFDPO", "TrainHFFineTune", "TrainSentenceTransformer", "Trained", "TrainedClassifier", "TrainedEmbedder",
+    "TrainedModel", "Trainer",
+]  # fmt: skip
 
 _HOMES = {
+    "TrainHFClassifier": "nbdream.trainers.hf_classifier",
     "TrainHFDPO": "nbdream.trainers.hf_dpo",
     "TrainHFFineTune": "nbdream.trainers.hf_fine_tune",
+    "TrainSentenceTransformer": "nbdream.trainers.sentence_transformer",
+    "Trained": "nbdream.trainers.trained",
+    "TrainedClassifier": "nbdream.trainers.trained_classifier",
+    "TrainedEmbedder": "nbdream.trainers.trained_embedder",
     "TrainedModel": "nbdream.trainers.trained",
     "Trainer": "nbdream.trainers.base",
 }

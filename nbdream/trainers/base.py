@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbdream.errors import TrainingError
-
-if TYPE_CHECKING:
-    from nbdream.trainers.trained import TrainedModel
 
 
 class Trainer:
@@ -19,33 +16,33 @@ class Trainer:
         self.force = force
         self.step: Any = None
         """The step behind the last `train`: its rows are the curve."""
-        self._model: TrainedModel | None = None
+        self._model: Any = None
 
     @property
-    def model(self) -> TrainedModel:
-        """The trained model. Waits for a run in the background."""
+    def model(self) -> Any:
+        """The trained model, of the class that the method gives. Waits for a run in the background."""
         if self.step is None:
             raise TrainingError(f"{self.name} has not been trained", "call its train(…)")
         if self._model is None:
-            from nbdream.trainers.trained import TrainedModel
+            from nbdream.trainers.trained import trained
 
             self.step.wait()
-            self._model = TrainedModel(self.step)
+            self._model = trained(self.step)
         return self._model
 
     @property
     def model_path(self) -> str:
         """Where the trained model lies; for an adapter, what ``adapter_name=`` takes."""
-        return self.model.model_path
+        return str(self.model.model_path)
 
     @property
     def fingerprint(self) -> str:
         """The recipe of the run."""
-        return self.model.fingerprint
+        return str(self.model.fingerprint)
 
     def model_card(self) -> dict[str, Any]:
         """The model's card: the run, and everything that its rows come from."""
-        return self.model.training_card()
+        return dict(self.model.training_card())
 
     def unload_model(self) -> None:
         """Free what the model holds while it answers."""
@@ -53,8 +50,8 @@ class Trainer:
             self._model.unload_model()
 
     def export_to_disk(self, path: str | Path, adapter_only: bool = False) -> str:
-        """Write the model as plain transformers loads it (`TrainedModel.export_to_disk`)."""
-        return self.model.export_to_disk(path, adapter_only)
+        """Write the model as plain transformers loads it (`Trained.export_to_disk`)."""
+        return str(self.model.export_to_disk(path, adapter_only))
 
     def publish_to_hf_hub(
         self,
@@ -67,7 +64,7 @@ class Trainer:
         yes: bool = False,
     ) -> str:
         """Publish the model with its card: to the Hub, or to a folder. Returns the URL or path."""
-        return self.model.publish_to_hf_hub(repo_id, branch, private, token, adapter_only, is_synthetic, yes)
+        return str(self.model.publish_to_hf_hub(repo_id, branch, private, token, adapter_only, is_synthetic, yes))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

@@ -22,7 +22,8 @@ SANE_LENGTH = 1_000_000
 """Tokenizers without a limit of their own say 10^30."""
 
 PLAIN = "{{prompt}}\n\n"
-"""What a causal model without a chat template learns: the input, an empty line, the output, the end."""
+"""What a causal model without a chat template learns: the system prompt if there is one and the input, each with an empty line behind
+it, the output, the end."""
 
 _ROLES = (
     "{%- set system = messages | selectattr('role', 'equalto', 'system') | map(attribute='content') | join('\n\n') -%}"
@@ -52,6 +53,8 @@ def _long_form(short: str, *, begins: bool) -> str:
         f"{{{{ {part.strip('{} ').replace('system_prompt', 'system')} }}}}" if n % 2 else f"{{{{ {json.dumps(part)} }}}}"
         for n, part in enumerate(parts)
     ]
+    if short == PLAIN:
+        written.insert(0, '{% if system %}{{ system + "\\n\\n" }}{% endif %}')
     return _ROLES + ("{{- bos_token -}}" if begins else "") + "".join(written) + _ANSWER
 
 

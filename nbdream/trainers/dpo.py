@@ -17,7 +17,8 @@ from transformers import TrainerCallback  # noqa: TID253
 
 from nbdream.errors import DataError
 from nbdream.files import read_json, write_json
-from nbdream.trainers.completion import IGNORED, Prepared, chat_template, max_length_of, prepare_causal, prepare_seq2seq
+from nbdream.trainers.completion import IGNORED, Prepared, max_length_of, prepare_causal, prepare_seq2seq
+from nbdream.trainers.sft import tokenizer_of
 from nbdream.workers import recipe
 from nbdream.workers.batching import side_by_side
 from nbdream.workers.live import Live
@@ -39,9 +40,7 @@ def train(run: Run) -> None:
     recipe.begin(run)
     config = transformers.AutoConfig.from_pretrained(**recipe.source(run))
     seq2seq = bool(config.is_encoder_decoder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**recipe.source(run))
-    if not seq2seq:
-        tokenizer.chat_template = chat_template(tokenizer, run.spec.get("chat_prompt_template"))
+    tokenizer = tokenizer_of(run, seq2seq=seq2seq)
 
     pairs, facts = _pairs(run, tokenizer, config, seq2seq, run.paths.train_data)
     held_out = _pairs(run, tokenizer, config, seq2seq, run.paths.validation_data)[0] if "validation" in run.spec["data"] else None

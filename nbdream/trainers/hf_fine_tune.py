@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from nbdream.datasets import OutputDatasetColumn
 from nbdream.errors import ArgumentError
 from nbdream.trainers.hugging_face import PATIENCE, HFTrainer
-from nbdream.trainers.run_step import TrainingRun
+from nbdream.trainers.run_step import TrainingRun, check_lengths, check_texts, write_run
+from nbdream.trainers.tokens import Tokens, look
+from nbdream.workers.paths import RunPaths
 
 if TYPE_CHECKING:
     from nbdream.trainers.trained import TrainedModel
@@ -79,6 +82,26 @@ class TrainHFFineTune(HFTrainer):
             background=background, replace=replace, kwargs=kwargs,
         )  # fmt: skip
         return made
+
+    def tokens(
+        self,
+        train_input: OutputDatasetColumn,
+        train_output: OutputDatasetColumn,
+        examples: int = 3,
+        truncate: bool = True,
+        batch_size: int = 8,
+        max_length: int | None = None,
+        packing: bool | None = None,
+        group_by_length: bool | None = None,
+    ) -> Tokens:
+        """What training on these rows would see, with the first ``examples`` of them token by token. Nothing is trained."""
+        batching = {"batching": _batching(packing, group_by_length)}
+        args = self.settled(batching, truncate=truncate, batch_size=batch_size, max_length=max_length)
+        columns = {"input": train_input, "output": train_output}
+        check_lengths(columns)
+        for column in columns.values():
+            check_texts(column)
+        return look(lambda folder: write_run(RunPaths(folder), self.name, "sft", args, {"train": columns}), examples)
 
 
 def _batching(packing: bool | None, group_by_length: bool | None) -> str:

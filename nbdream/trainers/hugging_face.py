@@ -12,6 +12,7 @@ from nbdream.errors import ArgumentError, MissingPackageError
 from nbdream.files import read_object
 from nbdream.llms.hf_transformers import DEMO, HFTransformers
 from nbdream.llms.parameters import checked
+from nbdream.llms.prompt_formats import prompt_format
 from nbdream.llms.weights import DEMO_FOLDER, commit
 from nbdream.optional import installed, require
 from nbdream.trainers import library
@@ -69,8 +70,11 @@ class HFTrainer(Trainer):
             dtype=dtype,
             quantization_config=quantization_config,
         )
-        self.chat_prompt_template = checked("chat_prompt_template", chat_prompt_template)
+        self.chat_prompt_template = prompt_format(chat_prompt_template)
         self.system_prompt = checked("system_prompt", system_prompt)
+        told = self.chat_prompt_template or "system_prompt"
+        if self.system_prompt and "messages" not in told and "system_prompt" not in told:
+            raise ArgumentError("chat_prompt_template has no place for the system prompt", "write {{system_prompt}} where it belongs")
         self.lora = plain_adapter(peft_config)
         self.count, self.device = devices_of(device, devices)
         self.fsdp = sharded(fsdp)
@@ -86,34 +90,52 @@ class HFTrainer(Trainer):
         columns: Mapping[str, Any],
         own: Mapping[str, Any],
         *,
-        truncate: bool,
-        epochs: float,
-        batch_size: int,
-        optim: str,
-        learning_rate: float | None,
-        weight_decay: float,
-        lr_scheduler_type: str,
-        warmup_steps: float,
-        neftune_noise_alpha: float | None,
-        seed: int,
-        max_length: int | None,
-        early_stopping_patience: int | None,
-        early_stopping_threshold: float,
         background: bool,
         replace: bool,
         kwargs: dict[str, Any],
+        step_type: type[TrainingRun] | None = None,
+        **common: Any,
     ) -> Any:
         """Check everything, and construct the step that trains: the trained model, or with ``background`` the trainer.
 
-        ``own`` are the settings of the method; ``kwargs`` what else the user said.
+        ``own`` are the settings of the method, ``common`` those of all, ``kwargs`` what else the user said. ``step_type``: where the
+        class's own is not meant.
         """
-        _require_packages(adapter=self.lora is not None)
+        _require_packages(adapter=self.lora is not None, quantized=self.base.quantization_config is not None)
+        measured = any(value is not None for name, value in columns.items() if name.startswith("validation_"))
+        args = self.settled(own, measured=measured, replace=replace, kwargs=kwargs, **common)
+        self._model = None
+        self.step = (step_type or self.step_type)(self.name, dict(columns), args, force=self.force, background=background)
+        return self if background else self.model
+
+    def settled(
+        self,
+        own: Mapping[str, Any],
+        *,
+        measured: bool = False,
+        replace: bool = False,
+        truncate: bool = True,
+        epochs: float = 3.0,
+        batch_size: int = 8,
+        optim: str = "adamw_torch",
+        learning_rate: float | None = None,
+        weight_decay: float = 0.01,
+        lr_scheduler_type: str = "linear",
+        warmup_steps: float = 0,
+        neftune_noise_alpha: float | None = None,
+        seed: int = 42,
+        max_length: int | None = None,
+        early_stopping_patience: int | None = PATIENCE,
+        early_stopping_threshold: float = 0.0,
+        kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The arguments of the step: the base model, what decides the result, and how it is made."""
+        kwargs = kwargs or {}
         library.check_member("optim", optim, library.OPTIMIZERS)
         library.check_member("lr_scheduler_type", lr_scheduler_type, library.SCHEDULES)
         accumulation, per_device = kwargs.pop("gradient_accumulation_steps", 1), kwargs.pop("per_device_train_batch_size", None)
         batch = cut_batch(batch_size, accumulation, self.count, per_device)
         given = _plain_values(check_names(kwargs, self.arguments()))
-        measured = any(value is not None for name, value in columns.items() if name.startswith("validation_"))
         settings = {
             "epochs": number("epochs", epochs),
             "batch_size": batch.effective,
@@ -150,10 +172,7 @@ class HFTrainer(Trainer):
             "fsdp_config": _plain_values(self.fsdp_config),
             "replace": replace,
         }
-        self._model = None
-        args = {"model": self.base, "settings": settings, "job": job}
-        self.step = self.step_type(self.name, dict(columns), args, force=self.force, background=background)
-        return self if background else self.model
+        return {"model": self.base, "settings": settings, "job": job}
 
     def _learning_rate(self, given: float | None) -> float:
         if given is not None:
@@ -196,7 +215,9 @@ def _plain_values(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def _require_packages(*, adapter: bool) -> None:
+def _require_packages(*, adapter: bool, quantized: bool) -> None:
+    if quantized and not installed("bitsandbytes"):
+        raise MissingPackageError("bitsandbytes is not installed", "pip install 'nbdream[quantized]'")
     for module in ("torch", "transformers", "accelerate", *(("peft",) if adapter else ())):
         if not installed(module):
             raise MissingPackageError(f"{module} is not installed", "pip install 'nbdream[train]'")

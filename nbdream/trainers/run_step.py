@@ -104,21 +104,12 @@ class TrainingRun(Step):
 
     def _start(self) -> None:
         self._refuse_another_of_this_name()
-        job, settings = self.args["job"], self.args["settings"]
-        data = {"train": self.paths.train_data, "validation": self.paths.validation_data}
-        given = [part for part in data if f"{part}_{self.columns[0]}" in self.inputs]
-        for part in given:
-            _write_rows(data[part], {name: self._column(f"{part}_{name}") for name in self.columns})
-        spec = {
-            "format": FORMAT,
-            "name": self.name,
-            "method": self.method,
-            "model": {**_whereabouts(self.args["model"], self.paths.folder), "identity": self.args["model"].identity},
-            "data": {part: f"input/{part}.arrow" for part in given},
-            "arguments": {**settings["arguments"], **job["arguments"], "num_train_epochs": settings["epochs"]},
-            **{name: job[name] for name in ("batch", "devices", "device", "fsdp", "fsdp_config")},
-            **{name: value for name, value in settings.items() if name not in NOT_FOR_THE_WORKER},
+        columns = {
+            part: {name: self._column(f"{part}_{name}") for name in self.columns}
+            for part in ("train", "validation")
+            if f"{part}_{self.columns[0]}" in self.inputs
         }
+        spec = write_run(self.paths, self.name, self.method, self.args, columns)
         runs.launch(self.paths, spec)
 
     def _follow(self) -> None:
@@ -162,6 +153,25 @@ class TrainingRun(Step):
             while not runs.wait_until_dead(other, timeout=0.2):
                 if self.stopping.is_set():
                     raise Stopped(f"{self.name} was stopped while it waited for the run before it", "run the cell again")
+
+
+def write_run(
+    paths: RunPaths, name: str, method: str, args: Mapping[str, Any], columns: Mapping[str, Mapping[str, OutputDatasetColumn]]
+) -> dict[str, Any]:
+    """Put the rows of a run into its folder; the spec that says what is to be done with them."""
+    job, settings = args["job"], args["settings"]
+    for part, given in columns.items():
+        _write_rows({"train": paths.train_data, "validation": paths.validation_data}[part], given)
+    return {
+        "format": FORMAT,
+        "name": name,
+        "method": method,
+        "model": {**_whereabouts(args["model"], paths.folder), "identity": args["model"].identity},
+        "data": {part: f"input/{part}.arrow" for part in columns},
+        "arguments": {**settings["arguments"], **job["arguments"], "num_train_epochs": settings["epochs"]},
+        **{field: job[field] for field in ("batch", "devices", "device", "fsdp", "fsdp_config")},
+        **{field: value for field, value in settings.items() if field not in NOT_FOR_THE_WORKER},
+    }
 
 
 def curve(events: Iterable[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, list[Any]]:

@@ -30,12 +30,10 @@ def train(run: Run) -> None:
     recipe.begin(run)
     config = transformers.AutoConfig.from_pretrained(**recipe.source(run))
     seq2seq = bool(config.is_encoder_decoder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**recipe.source(run))
-    if not seq2seq:
-        tokenizer.chat_template = chat_template(tokenizer, run.spec.get("chat_prompt_template"))
-
-    data = _prepare(run, tokenizer, config, seq2seq, run.paths.train_data)
-    held_out = _prepare(run, tokenizer, config, seq2seq, run.paths.validation_data) if "validation" in run.spec["data"] else None
+    tokenizer = tokenizer_of(run, seq2seq=seq2seq)
+    data = prepare(run, tokenizer, config, run.paths.train_data, seq2seq=seq2seq)
+    measured = "validation" in run.spec["data"]
+    held_out = prepare(run, tokenizer, config, run.paths.validation_data, seq2seq=seq2seq) if measured else None
     kind, task = (transformers.AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM") if seq2seq else (transformers.AutoModelForCausalLM, "CAUSAL_LM")
     model = recipe.load(run, kind, task)
     batching = _batching(run, model, data, seq2seq)
@@ -96,7 +94,16 @@ class TokenLoss:
         return metrics["eval_loss"]
 
 
-def _prepare(run: Run, tokenizer: Any, config: Any, seq2seq: bool, path: Path) -> Prepared:
+def tokenizer_of(run: Run, *, seq2seq: bool) -> Any:
+    """The base model's tokenizer, for a causal model with the chat template that is trained."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**recipe.source(run))
+    if not seq2seq:
+        tokenizer.chat_template = chat_template(tokenizer, run.spec.get("chat_prompt_template"))
+    return tokenizer
+
+
+def prepare(run: Run, tokenizer: Any, config: Any, path: Path, *, seq2seq: bool) -> Prepared:
+    """The rows of ``path`` as tokens, with labels on the output."""
     inputs, outputs = recipe.columns(path, ("input", "output"))
     limits: dict[str, Any] = {"max_length": max_length_of(tokenizer, config, run.spec.get("max_length")), "truncate": run.spec["truncate"]}
     if seq2seq:

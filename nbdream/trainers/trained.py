@@ -1,13 +1,14 @@
-"""`TrainedModel`: what a run gives. It answers like any other model, and knows where it comes from."""
+"""What a run gives: a model that knows where it comes from. `TrainedModel` answers like any other language model."""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nbdream.errors import ArgumentError, TrainingError
 from nbdream.files import disk_errors, read_object, read_text
@@ -27,42 +28,36 @@ WHAT_IT_IS = ("*.safetensors", "*.jinja", "tokenizer.json", "tokenizer_config.js
 SCALE = ("alpha_pattern", "bias", "lora_alpha", "peft_type", "r", "rank_pattern", "use_dora", "use_rslora")
 
 
-class TrainedModel(HFTransformers):
-    """The model of a finished run: a language model for ``-m`` and for steps, with its folder, its card and its curve.
+class Trained:
+    """The model of a finished run, with its folder, its card and its curve: what all kinds of trained models have in common.
 
-    Who it is, in the keys of its replies, is its weights: not a path, not a name, not how it was made.
+    Who it is, for what is made with it, is its weights: not a path, not a name, not how it was made.
     """
 
-    def __init__(self, step: StepHandle, **params: Any) -> None:
+    step: StepHandle
+    paths: RunPaths
+    adapted: bool
+    """Whether it is an adapter over the model that it was trained from."""
+    task: ClassVar[str]
+    """What it is for, as the Hub calls it."""
+    what_it_is: ClassVar[tuple[str, ...]] = WHAT_IT_IS
+
+    def _find(self, step: StepHandle) -> dict[str, Any]:
+        """Take the model of ``step``; what the run was told."""
         self.step = step
         self.paths = RunPaths(step.folder.path)
-        spec = read_object(self.paths.spec)
         if not self.paths.model.is_dir():
             raise TrainingError(f"the model of {step.name} is not in the session", "train it again with force=True")
-        base = spec["model"]
         self.adapted = (self.paths.model / ADAPTER).is_file()
-        whole: dict[str, Any] = {"model_name": str(self.paths.model)}
-        if self.adapted:
-            path = str((self.paths.folder / base["path"]).resolve()) if base.get("local") else base["path"]
-            template = self.paths.model / "chat_template.jinja"
-            whole = {
-                "model_name": path,
-                "revision": base.get("revision"),
-                "adapter_name": str(self.paths.model),
-                "quantization_config": spec.get("quantization"),
-                "chat_prompt_template": read_text(template) if template.is_file() else None,
-            }
-        trusted = bool(base.get("trust_remote_code"))
-        super().__init__(**whole, trust_remote_code=trusted, system_prompt=spec.get("system_prompt"), identity=self._who(base), **params)
+        return read_object(self.paths.spec)
 
-    @classmethod
-    def from_saved(cls, saved: StepHandle) -> Self:
-        """The model of a run that a session holds."""
-        return cls(saved)
+    def _base_path(self, base: dict[str, Any]) -> str:
+        return str((self.paths.folder / base["path"]).resolve()) if base.get("local") else str(base["path"])
 
     def _who(self, base: dict[str, Any]) -> dict[str, Any]:
-        files = sorted(path for pattern in WHAT_IT_IS for path in self.paths.model.glob(pattern))
-        made: dict[str, Any] = {"trained": digest([[path.name, path_digest(path)] for path in files])}
+        folder = self.paths.model
+        files = sorted({path for pattern in self.what_it_is for path in folder.glob(pattern)})
+        made: dict[str, Any] = {"trained": digest([[path.relative_to(folder).as_posix(), path_digest(path)] for path in files])}
         if self.adapted:
             config = read_object(self.paths.model / ADAPTER)
             made |= {"base": base["identity"], "adapter": {name: config[name] for name in SCALE if name in config}}
@@ -84,20 +79,6 @@ class TrainedModel(HFTransformers):
     def model(self) -> Self:
         """The model itself, as trainers have it."""
         return self
-
-    @functools.cached_property
-    def base(self) -> HFTransformers:
-        """The model that it was trained from, asked in the same form: the same chat template, the same system prompt."""
-        spec, template = read_object(self.paths.spec), self.paths.model / "chat_template.jinja"
-        base = spec["model"]
-        return HFTransformers(
-            str((self.paths.folder / base["path"]).resolve()) if base.get("local") else base["path"],
-            read_text(template) if template.is_file() else None,
-            self.system_prompt,
-            revision=base.get("revision"),
-            trust_remote_code=bool(base.get("trust_remote_code")),
-            quantization_config=spec.get("quantization"),
-        )
 
     @property
     def model_path(self) -> str:
@@ -144,7 +125,7 @@ class TrainedModel(HFTransformers):
     def card(self) -> dict[str, Any]:
         """What a data card says about it."""
         found = self.node.get("models") or [{}]
-        return {"kind": "TrainedModel", "name": self.name, "card_url": None, "license": found[0].get("license"), "citation": None}
+        return {"kind": type(self).__name__, "name": self.name, "card_url": None, "license": found[0].get("license"), "citation": None}
 
     def training_card(self) -> dict[str, Any]:
         """The model card: the run, and everything that its rows come from."""
@@ -199,4 +180,55 @@ class TrainedModel(HFTransformers):
         return url
 
     def __repr__(self) -> str:
-        return f"TrainedModel({self.name!r})"
+        return f"{type(self).__name__}({self.name!r})"
+
+
+KINDS = {
+    "classifier": ("nbdream.trainers.trained_classifier", "TrainedClassifier"),
+    "embedder": ("nbdream.trainers.trained_embedder", "TrainedEmbedder"),
+}
+"""What a method gives that is not a language model."""
+
+
+def trained(step: StepHandle) -> Any:
+    """The model of a finished run, of the class that its method gives."""
+    spec = RunPaths(step.folder.path).spec
+    method = read_object(spec).get("method") if spec.exists() else None
+    home, name = KINDS.get(str(method), (__name__, "TrainedModel"))
+    return getattr(importlib.import_module(home), name)(step)
+
+
+class TrainedModel(Trained, HFTransformers):
+    """The model of a finished run: a language model for ``-m`` and for steps."""
+
+    task: ClassVar[str] = "text-generation"
+
+    def __init__(self, step: StepHandle, **params: Any) -> None:
+        spec = self._find(step)
+        base = spec["model"]
+        whole: dict[str, Any] = {"model_name": str(self.paths.model)}
+        if self.adapted:
+            template = self.paths.model / "chat_template.jinja"
+            whole = {
+                "model_name": self._base_path(base),
+                "revision": base.get("revision"),
+                "adapter_name": str(self.paths.model),
+                "quantization_config": spec.get("quantization"),
+                "chat_prompt_template": read_text(template) if template.is_file() else None,
+            }
+        trusted = bool(base.get("trust_remote_code"))
+        super().__init__(**whole, trust_remote_code=trusted, system_prompt=spec.get("system_prompt"), identity=self._who(base), **params)
+
+    @functools.cached_property
+    def base(self) -> HFTransformers:
+        """The model that it was trained from, asked in the same form: the same chat template, the same system prompt."""
+        spec, template = read_object(self.paths.spec), self.paths.model / "chat_template.jinja"
+        base = spec["model"]
+        return HFTransformers(
+            self._base_path(base),
+            read_text(template) if template.is_file() else None,
+            self.system_prompt,
+            revision=base.get("revision"),
+            trust_remote_code=bool(base.get("trust_remote_code")),
+            quantization_config=spec.get("quantization"),
+        )

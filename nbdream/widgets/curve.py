@@ -24,6 +24,7 @@ MOST_POINTS = 600
 """Points that a curve shows; a longer run is thinned evenly."""
 
 STATES = {
+    "queued": "waiting for the GPU",
     "spawned": "starting",
     "imported": "loading the model",
     "data": "loading the model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nbdream.errors import MissingPackageError
 from nbdream.escape import html
 from nbdream.widgets.curve import History, curve_svg
 from nbdream.widgets.status import saved_line, saved_training_line
@@ -49,6 +50,18 @@ def step_bundle(handle: Any) -> Bundle:
     return _page(handle.output, saved_line(handle.node))
 
 
+def evaluation_bundle(handle: Any) -> Bundle:
+    """An evaluation: what it comes to, and a few examples; its rows alone, where the packages for that are not installed."""
+    from nbdream.widgets import evaluation
+
+    if getattr(handle, "done", True) is False:
+        return step_bundle(handle)
+    try:
+        return evaluation.evaluation_bundle(handle)
+    except MissingPackageError as error:
+        return _page(handle.output, f"{saved_line(handle.node)} · the summary takes {error}")
+
+
 def rows_bundle(rows: Any) -> Bundle:
     """Rows, or one column of them."""
     return _page(rows, "")
@@ -75,6 +88,13 @@ def trainer_bundle(trainer: Any) -> Bundle:
     if trainer.step is None:
         return _lines([repr(trainer)])
     return _lines([f"{trainer.name} is training in the background; {trainer.name}.model waits for it"])
+
+
+def tokens_bundle(tokens: Any) -> Bundle:
+    """Rows as training would see them."""
+    from nbdream.widgets.tokens import tokens_bundle as bundle
+
+    return bundle(tokens)
 
 
 def training_bundle(name: str, base: str, history: History, node: Mapping[str, Any]) -> Bundle:

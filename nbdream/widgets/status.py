@@ -64,7 +64,7 @@ def saved_line(node: Mapping[str, Any]) -> str:
     parts = [f"{rows:,} row{'' if rows == 1 else 's'}"]
     if node.get("failures"):
         parts.append(f"{node['failures']:,} failed")
-    parts += [str(model.get("name")) for model in node.get("models") or () if model.get("name")]
+    parts += dict.fromkeys(str(model.get("name")) for model in node.get("models") or () if model.get("name"))
     return " · ".join([*parts, _made(node)]) if _made(node) else " · ".join(parts)
 
 

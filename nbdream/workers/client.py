@@ -18,10 +18,14 @@ from typing import IO, Any
 
 from nbdream.errors import MissingPackageError, ModelError
 from nbdream.secrets import redact
+from nbdream.workers import warm
+from nbdream.workers.runs import worker_environment
+from nbdream.workers.warm import WarmProcess
 
 END_SECONDS = 5.0
 
 Answer = dict[str, Any]
+Process = subprocess.Popen[bytes] | WarmProcess
 
 _numbers = itertools.count(1)  # of all children: a late stop must not hit another child's question
 
@@ -29,8 +33,10 @@ _numbers = itertools.count(1)  # of all children: a late stop must not hit anoth
 class ModelProcess:
     """A child process that holds one local model. It starts with the first question and dies with this process."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], worker: str = "model") -> None:
+        """``worker``: the module of `nbdream.workers` that is its program."""
         self.spec = spec
+        self.worker = worker
         self._lock = threading.Lock()
         self._child: _Child | None = None
 
@@ -38,7 +44,7 @@ class ModelProcess:
         """Send a question; its number, and the answer to come. Starts and loads the model where that is still to do."""
         with self._lock:
             if self._child is None or not self._child.alive:
-                self._child = _Child(self.spec)
+                self._child = _Child(self.spec, self.worker)
             return self._child.send(op, message)
 
     def stop(self, number: int) -> None:
@@ -64,6 +70,15 @@ class ModelProcess:
         if child is not None:
             child.end()
 
+    def end_if_idle(self) -> None:
+        """End the child unless somebody waits for it to answer."""
+        with self._lock:
+            child = self._child
+            if child is None or child.waiting:
+                return
+            self._child = None
+        child.end()
+
     @property
     def pid(self) -> int | None:
         """The child's process id while it lives."""
@@ -74,11 +89,11 @@ class ModelProcess:
 class _Child:
     """One life of the process. A thread writes questions, another reads answers; what it prints goes to an unnamed file."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], worker: str) -> None:
         # A Jupyter restart signals the kernel's whole process group, and so does Ctrl-C: the child has a session of its own.
         self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "nbdream.workers.model"],
+        self.process: Process = _forked(worker, self.log) or subprocess.Popen(
+            [sys.executable, "-P", "-m", f"nbdream.workers.{worker}"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, start_new_session=True, env=environment(),
         )  # fmt: skip
         self.name = str(spec.get("name", "the model"))
@@ -170,12 +185,28 @@ class _Child:
         return redact(lines[-1].strip()[:300]) if lines else ""
 
 
-def _close(process: subprocess.Popen[bytes], log: IO[bytes], outbox: queue.SimpleQueue[bytes | None]) -> None:
+def _forked(worker: str, log: IO[bytes]) -> WarmProcess | None:
+    """The process from a warm server, which has its imports done; None where there is none."""
+    server = warm.at_hand(worker_environment())
+    if server is None:
+        return None
+    questions, stdin = os.pipe()
+    stdout, answers = os.pipe()
+    streams = (questions, answers, log.fileno())
+    started = server.start(worker, [], environment=environment(), folder=Path.cwd(), streams=streams)
+    for number in (questions, answers, *(() if started else (stdin, stdout))):
+        os.close(number)
+    if started is not None:
+        started.stdin, started.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
+    return started
+
+
+def _close(process: Process, log: IO[bytes], outbox: queue.SimpleQueue[bytes | None]) -> None:
     _end(process, outbox)
     log.close()
 
 
-def _end(process: subprocess.Popen[bytes], outbox: queue.SimpleQueue[bytes | None]) -> None:
+def _end(process: Process, outbox: queue.SimpleQueue[bytes | None]) -> None:
     outbox.put(None)
     try:
         process.wait(timeout=END_SECONDS)
@@ -207,7 +238,8 @@ def _read(child: weakref.ref[_Child], answers: IO[bytes]) -> None:
         for line in answers:
             if (alive := child()) is None:
                 return
-            alive.answered(line)
+            if line.endswith(b"\n"):  # else it died over it
+                alive.answered(line)
             del alive
     if (alive := child()) is not None:
         alive.ended()

@@ -1,4 +1,4 @@
-"""FSDP2 where accelerate alone does not shard: on CPU, and for models whose encoder and decoder share an embedding.
+"""FSDP2 where accelerate alone does not shard: on CPU, and for models whose embedding several groups would hold.
 
 Both are patches of accelerate, made in a worker's own process, before any training arguments are built.
 """
@@ -38,11 +38,12 @@ def enable_on_cpu() -> None:
 
 
 def keep_shared_embeddings_together() -> None:
-    """Have accelerate leave an embedding in the root group when more modules than input and output hold it, as in T5.
+    """Have accelerate leave an embedding where it is when more modules than input and output hold it, or a group does already.
 
     It makes groups of their own of the input embedding and of the output layer. torch refuses a parameter that two groups
     see ("shared with a parameter already managed by another FSDP group"), and T5's is also the embedding of its encoder and
-    of its decoder, which stay in the root. Within one group torch handles shared parameters.
+    of its decoder, which stay in the root. Within one group torch handles shared parameters. BERT's embeddings are a group of
+    their own, and torch shards no parameter twice.
     """
     import accelerate.accelerator as home
 
@@ -51,7 +52,7 @@ def keep_shared_embeddings_together() -> None:
         return
 
     def prepare(accelerator: Any, model: Any) -> Any:
-        if not _widely_shared(model):
+        if not _widely_shared(model) and not _grouped(model):
             return original(accelerator, model)
         model.get_input_embeddings = model.get_output_embeddings = lambda: None
         try:
@@ -68,3 +69,10 @@ def _widely_shared(model: Any) -> bool:
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     holders = [module for module in model.modules() if module is not output and module._parameters.get("weight") is weight]
     return weight is not None and len(holders) > 1
+
+
+def _grouped(model: Any) -> bool:
+    """Whether a module that becomes a group by itself holds the input embedding."""
+    groups = set(getattr(model, "_no_split_modules", None) or ())
+    embedding = model.get_input_embeddings()
+    return any(type(module).__name__ in groups and any(part is embedding for part in module.modules()) for module in model.modules())

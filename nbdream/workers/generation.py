@@ -56,8 +56,9 @@ class RowByRow:
         self._sampler = Sampler()
         self._cache: RowCache | None = None
         self._read_tokens = READ_TOKENS[1]
-        self._waited = 0
-        self._keeps_logits = "logits_to_keep" in _parameters(model)
+        self._waited = self._passed = 0
+        self._turn = _turn(model)
+        self._keeps_logits = "logits_to_keep" in forward_parameters(model)
 
     def add(self, row: Row) -> None:
         """Another row to write."""
@@ -89,7 +90,7 @@ class RowByRow:
                     self._write()
             return
         except Exception as error:
-            if not _is_memory(error):
+            if not out_of_memory(error):
                 self.waiting.extendleft(rows)
                 raise
         # Out of the handler, whose traceback holds the tensors.
@@ -112,20 +113,31 @@ class RowByRow:
         widest = self._cache.width if self._cache is not None else 0
         if self.running and not self.sizing.fits(len(self.running) + 1, max(widest, len(oldest[0].tokens)) + 1):
             return []  # nobody overtakes it, or it would wait for ever
-        oldest.sort(key=lambda row: (len(row.tokens), row.tokens))
+        first = oldest[0]
+        if self._alone(first) or any(map(self._alone, self.running)):
+            return [] if self.running else [self.waiting.popleft()]
+        oldest = sorted((row for row in oldest if not self._alone(row)), key=lambda row: (len(row.tokens), row.tokens))
         chosen: list[Row] = []
-        whole = 0
+        texts = whole = 0  # equal prompts are read once, and lie side by side here
         for row in oldest:
             length = len(row.tokens)
-            padding = length * (len(chosen) + 1) - whole - length
-            if chosen and (length * (len(chosen) + 1) > self._read_tokens or (padding > PADDING and padding > whole // 4)):
+            new = not chosen or chosen[-1].tokens != row.tokens
+            padding = length * texts - whole
+            if chosen and new and (length * (texts + 1) > self._read_tokens or (padding > PADDING and padding > whole // 4)):
                 break
             if self.sizing.fits(len(self.running) + len(chosen) + 1, max(widest, length) + 1) or not (self.running or chosen):
                 chosen.append(row)
-                whole += length
+                texts, whole = texts + new, whole + length * new
+        self._passed = 0 if first in chosen else self._passed + 1
+        if self._passed > PATIENCE:
+            self._passed, chosen = 0, [first]
         for row in chosen:
             self.waiting.remove(row)
         return chosen
+
+    def _alone(self, row: Row) -> bool:
+        """Whether a row may get so long that the model would count its neighbours' positions otherwise."""
+        return self._turn is not None and len(row.prompt) + row.params.max_new_tokens > self._turn
 
     def _read(self, rows: list[Row]) -> None:
         """Read prompts, each different one once, and take the first token of each row."""
@@ -195,8 +207,15 @@ class RowByRow:
     def _took(self, row: Row, token: int) -> bool:
         ended = row.take(token, self.work.ends, self.work.decode)
         if ended:
-            self.work.done(row)
+            self._answer(row)
         return ended
+
+    def _answer(self, row: Row) -> None:
+        try:
+            self.work.done(row)
+        except Exception:
+            row.ended = None  # it was not answered: `clear` hands it back
+            raise
 
     def _leave(self, gone: list[int]) -> None:
         """Take rows off that have ended."""
@@ -221,7 +240,7 @@ class RowByRow:
             return
         width = max(len(row.tokens) for row in together) + 1
         self._reset()
-        _free()
+        free_memory()
         if len(together) == 1:
             together[0].error = NO_MEMORY
             self.work.done(together[0])
@@ -273,10 +292,10 @@ class InBatches:
             return
         except Exception as error:
             left = [row for row in rows if row.ended is None]
-            if not _is_memory(error):
+            if not out_of_memory(error):
                 self.waiting.extendleft(left)
                 raise
-        _free()
+        free_memory()
         if len(rows) == 1 and left:
             left[0].error = NO_MEMORY
             self.work.done(left[0])
@@ -311,8 +330,15 @@ class InBatches:
             return True
         ended = row.take(token, self.work.ends, self.work.decode)
         if ended:
-            self.work.done(row)
+            self._answer(row)
         return ended
+
+    def _answer(self, row: Row) -> None:
+        try:
+            self.work.done(row)
+        except Exception:
+            row.ended = None  # it was not answered: `clear` hands it back
+            raise
 
 
 def writer(model: Any, work: Work, *, seq2seq: bool, pad: int) -> RowByRow | InBatches:
@@ -327,20 +353,35 @@ OF_OURS = frozenset({
     "low_memory", "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "return_dict_in_generate",
     "transformers_version", "use_cache",
 })  # fmt: skip
-NEUTRAL = (None, False, 0, 1.0)
+SCALES = frozenset(
+    {
+        "diversity_penalty",
+        "encoder_repetition_penalty",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "length_penalty",
+        "repetition_penalty",
+        "temperature",
+        "top_p",
+        "typical_p",
+    }
+)
+"""Numbers of which 1 changes nothing; another option's 1 is true, or a token."""
 
 
 def _unfit(model: Any) -> Iterator[str]:
     """What stands against rows that come and go, for a causal model."""
-    bare = _bare(model)
+    bare = without_adapter(model)
     if not type(bare).__module__.startswith("transformers.") or bare._is_stateful or not bare._supports_default_dynamic_cache():
         yield "its code may keep what a row has read elsewhere"
-    if not {"position_ids", "past_key_values", "attention_mask"} <= _parameters(model).keys():
+    if not {"position_ids", "past_key_values", "attention_mask"} <= forward_parameters(model).keys():
         yield "it counts positions itself"
     if getattr(bare.config, "_attn_implementation", None) not in ("sdpa", "eager"):
         yield "its attention may want the rows otherwise"
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        yield "its adapter reads tokens of its own before each prompt"
     told = model.generation_config.to_dict()
-    if any(told[name] not in NEUTRAL and told[name] != [] for name in told.keys() - OF_OURS):
+    if any(told[name] and not (name in SCALES and told[name] == 1) for name in told.keys() - OF_OURS):
         yield "its makers want a step that only generate knows"
     try:
         windows(bare.config)
@@ -348,19 +389,30 @@ def _unfit(model: Any) -> Iterator[str]:
         yield str(error)
 
 
-def _bare(model: Any) -> Any:
+def _turn(model: Any) -> int | None:
+    """The length from which on the longest row of a batch changes the rotary embedding of all of them."""
+    config = without_adapter(model).config.get_text_config(decoder=True)
+    told = getattr(config, "rope_parameters", None) or {}
+    ropes = [rope for rope in (told, *told.values()) if isinstance(rope, dict) and rope.get("rope_type") in ("longrope", "dynamic")]
+    return min((int(rope.get("original_max_position_embeddings") or config.max_position_embeddings) for rope in ropes), default=None)
+
+
+def without_adapter(model: Any) -> Any:
     """A model without the adapter around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _parameters(model: Any) -> Any:
-    return inspect.signature(_bare(model).forward).parameters
+def forward_parameters(model: Any) -> Any:
+    """The arguments that a model's code takes."""
+    return inspect.signature(without_adapter(model).forward).parameters
 
 
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def out_of_memory(error: Exception) -> bool:
+    """Whether the device had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Give back what is held of the device's memory and not used."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -123,6 +123,7 @@ class RowCache(Cache):
         slots = place.slots if rows <= place.slots else max(rows, min(2 * place.slots, rows + 64))
         if slots == place.slots and place.end >= width and place.end < place.columns:
             return
+        slots = min(slots, 2 * rows)  # what rows that left have taken is given back
         used = self.width
         end = max(used, width)
         columns = place.columns if end + self.SLACK <= place.columns else end + max(self.SLACK, end // 2)

@@ -8,6 +8,8 @@ order. It ends when its stdin ends or its parent is gone.
     about     {}                                       -> the same
     generate  {"request": {"messages", "params", "seed", "draw", "schema"}}
                                                        -> {"text", "usage", "finish_reason"} or {"failure": {…}}, when it is there
+    score     {"messages", "answer"}                   -> {"nll", "tokens", "input_tokens"} or {"failure": {…}}: how likely the
+                                                          model holds this answer; its tokens and their negative log-likelihood
     count     {"texts": […]}                           -> {"counts": […]}
     stop      gives the request of this id up, between two tokens; not answered
 """
@@ -23,7 +25,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from nbdream.errors import MissingPackageError, ModelError, NbDreamError
 from nbdream.workers.chat import prompt_text
@@ -32,12 +34,18 @@ from nbdream.workers.guided import Grammars
 from nbdream.workers.loading import load
 from nbdream.workers.sampling import Row, RowParams, cut
 
+if TYPE_CHECKING:
+    from nbdream.workers.generation import InBatches, RowByRow
+    from nbdream.workers.scoring import Scoring
+
 DEFAULT_MAX_NEW_TOKENS = 256
 """How much is written at most where neither the request nor the model's generation_config says it."""
 
 CHECK = "look at the model's settings: device, dtype, adapter_name, quantization_config, chat_prompt_template"
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+OF_A_BATCH = ("typical_p", "max_length", "min_length", "forced_eos_token_id", "num_beams", "num_return_sequences", "stop_strings")
+"""Options of `generate` that hold for a whole batch: a row's neighbours would decide what it says."""
 PARENT_SECONDS = 2.0
 
 
@@ -68,6 +76,7 @@ class LocalModel:
     def __init__(self, spec: dict[str, Any], say: Callable[[int, dict[str, Any]], None], stopped: Collection[int]) -> None:
         """``say`` is told of each reply; ``stopped`` are the numbers of requests that were given up."""
         from nbdream.workers.generation import writer
+        from nbdream.workers.scoring import Scoring
 
         self.spec = spec
         self.say = say
@@ -84,6 +93,8 @@ class LocalModel:
         # The repetition penalty counts what is said, and for a causal model the prompt.
         self.before = [self.model.generation_config.decoder_start_token_id or self.pad_id] if seq2seq else []
         self.writer = writer(self.model, self, seq2seq=seq2seq, pad=self.pad_id)
+        template = spec.get("chat_template")
+        self.scoring = Scoring(self.model, self.tokenizer, self, seq2seq=seq2seq, pad=self.pad_id, template=template)
 
     def _take_defaults(self) -> None:
         """Keep the model's own sampling defaults for our sampler, and leave `generate` the special tokens only."""
@@ -93,7 +104,7 @@ class LocalModel:
             self.defaults["temperature"] = 0.0
         elif self.defaults["temperature"] is None:
             self.defaults["temperature"] = 1.0
-        for name in (*SAMPLING, "typical_p", "max_length", "min_length", "num_beams", "num_return_sequences", "stop_strings"):
+        for name in (*SAMPLING, *OF_A_BATCH):
             setattr(config, name, None)
         config.do_sample = False
         ends = config.eos_token_id if config.eos_token_id is not None else self.tokenizer.eos_token_id
@@ -138,22 +149,35 @@ class LocalModel:
             raise ModelError(f"logit_bias names the token {strange[0]}", f"the model has {self.vocabulary} tokens, counted from 0")
         return RowParams(seed=row_seed(request), max_new_tokens=longest, stop=stops, logit_bias=bias, **merged)
 
-    def tokens(self, request: Mapping[str, Any]) -> list[int]:
-        """The prompt of a request as tokens."""
-        text, special = prompt_text(self.tokenizer, request["messages"], self.spec.get("chat_template"))
+    def tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """A prompt as tokens."""
+        text, special = prompt_text(self.tokenizer, messages, self.spec.get("chat_template"))
         ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
         first = self.tokenizer.bos_token_id
         return ids or [self.pad_id if first is None else first]
 
     def add(self, number: int, request: Mapping[str, Any]) -> None:
         """Line a request up; its reply is said when it is there."""
-        prompt = self.tokens(request)
+        prompt = self.tokens(request["messages"])
         if self.kind == "causal" and self.context is not None and len(prompt) >= self.context:
             message = f"the prompt has {len(prompt)} tokens, the model takes {self.context}"
             self.say(number, {"failure": {"kind": "row", "message": message, "status": None}})
             return
+        if (known := self.model.get_input_embeddings().weight.shape[0]) <= max(prompt, default=0):
+            message = f"the tokenizer knows token {max(prompt)}, and the model {known} tokens: they do not belong together"
+            self.say(number, {"failure": {"kind": "row", "message": message, "status": None}})
+            return
         guide = None if request.get("schema") is None else self.grammars.guide(request["schema"])
         self.writer.add(Row(number, prompt, self.row_params(request, len(prompt)), guide, self.before))
+
+    def score(self, number: int, messages: Sequence[Mapping[str, str]], answer: str) -> None:
+        """Line a question up: how likely the model holds an answer."""
+        self.scoring.add(number, self.tokens(messages), messages, answer)
+
+    @property
+    def busy(self) -> list[RowByRow | InBatches | Scoring]:
+        """Who has something to do."""
+        return [part for part in (self.scoring, self.writer) if part.busy]
 
     def decode(self, ids: list[int]) -> str:
         """Tokens as text."""
@@ -212,6 +236,8 @@ class Server:
                 raise ModelError("no model is loaded")
             if message["op"] == "generate":
                 self.local.add(number, message["request"])
+            elif message["op"] == "score":
+                self.local.score(number, message["messages"], message["answer"])
             elif message["op"] == "count":
                 self.say(number, {"counts": self.local.count(message["texts"])})
             else:
@@ -224,14 +250,15 @@ class Server:
         threading.Thread(target=self.read, daemon=True).start()
         threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
         while True:
-            busy = self.local is not None and self.local.writer.busy
+            busy = [] if self.local is None else self.local.busy
             if not busy or not self.inbox.empty():
                 self.take(self.inbox.get())
-            elif self.local is not None:
+                continue
+            for part in busy:
                 try:
-                    self.local.writer.step()
+                    part.step()
                 except Exception as error:
-                    self._failed([row.number for row in self.local.writer.clear()], error)
+                    self._failed([row.number for row in part.clear()], error)
 
     def _failed(self, numbers: list[int], error: Exception) -> None:
         traceback.print_exc()
@@ -246,14 +273,14 @@ def exit_with_parent(parent: int) -> None:
     os._exit(0)
 
 
-def main() -> None:
+def main(server: type[Server] = Server) -> None:
     """Serve on stdin and stdout; what others print to stdout goes to stderr."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    Server(sys.stdin, answers).serve()
+    server(sys.stdin, answers).serve()
 
 
 if __name__ == "__main__":

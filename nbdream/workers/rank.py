@@ -20,7 +20,12 @@ from nbdream.workers.failures import hint_for
 from nbdream.workers.paths import FORMAT, RunPaths
 from nbdream.workers.runs import USER_PATH
 
-METHODS = {"dpo": "nbdream.trainers.dpo", "sft": "nbdream.trainers.sft"}
+METHODS = {
+    "classifier": "nbdream.trainers.classifier",
+    "dpo": "nbdream.trainers.dpo",
+    "embedder": "nbdream.trainers.embedding",
+    "sft": "nbdream.trainers.sft",
+}
 """The module that trains by each method: its ``train(run)`` is called on every rank."""
 
 

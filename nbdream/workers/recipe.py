@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch  # noqa: TID253 - only a worker imports this module
 import transformers  # noqa: TID253
 
 from nbdream.errors import BrokenFileError
+from nbdream.files import write_json
 from nbdream.optional import require
 from nbdream.workers import checkpoint
 from nbdream.workers.best import Best
@@ -54,27 +55,48 @@ def columns(path: Path, names: Sequence[str]) -> list[list[Any]]:
         raise BrokenFileError(path, "it is not the table that the run was given") from error
 
 
-def load(run: Run, kind: Any, task: str, **more: Any) -> Any:
+def load(run: Run, kind: Any, task: str) -> Any:
     """The base model as ``kind`` (an ``AutoModelFor…``), with an adapter for ``task`` where the run has one."""
-    quantization = run.spec.get("quantization")
-    options: dict[str, Any] = {"dtype": getattr(torch, run.spec.get("dtype") or "float32"), **more}
-    if quantization:
-        options["quantization_config"] = transformers.BitsAndBytesConfig(**quantization)
-        options["device_map"] = {"": "cpu" if run.cpu else int(os.environ.get("LOCAL_RANK", "0"))}
-    model = kind.from_pretrained(**source(run), **options)
+    return adapted(run, bare(run, kind), task)
+
+
+def bare(run: Run, kind: Any, *, unquantized: Sequence[str] = (), **more: Any) -> Any:
+    """The base model as ``kind``, or what that gives for ``more``; ``unquantized`` names layers that stay as they are."""
+    found = kind.from_pretrained(**source(run), **placed(run, unquantized), **more)
+    model = found[0] if isinstance(found, tuple) else found
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
-    if run.spec.get("lora") is not None:
-        peft = require("peft", "train")
-        if quantization:
-            model = peft.prepare_model_for_kbit_training(model)
-        model = peft.get_peft_model(model, _adapter(peft, run.spec["lora"], task))
-    return model
+    return found
 
 
-def _adapter(peft: Any, given: dict[str, Any], task: str) -> Any:
-    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[str(given.get("peft_type", "LORA"))]
-    return config(**{"task_type": task, **{name: value for name, value in given.items() if name != "peft_type"}})
+def placed(run: Run, unquantized: Sequence[str] = ()) -> dict[str, Any]:
+    """How the base model is to be loaded: as what kind of numbers, and where they are quantised where to."""
+    quantization = run.spec.get("quantization")
+    options: dict[str, Any] = {"dtype": getattr(torch, run.spec.get("dtype") or "float32")}
+    if quantization:
+        skipped = {"llm_int8_skip_modules": list(unquantized)} if unquantized else {}
+        options["quantization_config"] = transformers.BitsAndBytesConfig(**{**skipped, **quantization})
+        options["device_map"] = {"": "cpu" if run.cpu else int(os.environ.get("LOCAL_RANK", "0"))}
+    return options
+
+
+def adapted(run: Run, model: Any, task: str, *, modules_to_save: Sequence[str] = ()) -> Any:
+    """``model`` with an adapter where the run has one; ``modules_to_save`` are trained and saved whole beside it."""
+    if run.spec.get("lora") is None:
+        return model
+    peft = require("peft", "train")
+    if run.spec.get("quantization"):
+        model = peft.prepare_model_for_kbit_training(model)
+    return peft.get_peft_model(model, adapter(run, task, modules_to_save))
+
+
+def adapter(run: Run, task: str, modules_to_save: Sequence[str] = ()) -> Any:
+    """The configuration of the run's adapter."""
+    peft = require("peft", "train")
+    given = {name: value for name, value in run.spec["lora"].items() if name != "peft_type"}
+    if modules_to_save:
+        given["modules_to_save"] = sorted({*modules_to_save, *(given.get("modules_to_save") or ())})
+    return peft.PEFT_TYPE_TO_CONFIG_MAPPING[str(run.spec["lora"].get("peft_type", "LORA"))](**{"task_type": task, **given})
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -124,8 +146,11 @@ def arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
     return transformers.TrainingArguments(**{**defaults, **given, **set_by_us})
 
 
-def see_through(run: Run, loop: Loop, live: Live, tokenizer: Any, facts: dict[str, Any]) -> None:
-    """Train from the last whole checkpoint on, and leave the model in the run's folder; or stop with a checkpoint."""
+def see_through(run: Run, loop: Loop, live: Live, tokenizer: Any, facts: dict[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    """Train from the last whole checkpoint on, and leave the model in the run's folder; or stop with a checkpoint.
+
+    ``files``: JSON files that belong beside the weights.
+    """
     best = None
     if early := run.spec.get("early_stopping"):
         best = Best(loop, early["patience"], early["threshold"])
@@ -139,13 +164,13 @@ def see_through(run: Run, loop: Loop, live: Live, tokenizer: Any, facts: dict[st
         run.finished("stopped", **told)
         return
     step = best.restore() if best is not None else None
-    _save(run, loop, tokenizer)
+    _save(run, loop, tokenizer, files or {})
     measured = {entry["step"]: entry["eval_loss"] for entry in loop.state.log_history if "eval_loss" in entry}
     kept = measured.get(step if step is not None else max(measured, default=0))
     run.finished("done", **told, train_loss=trained.training_loss, eval_loss=kept, best_step=step, data=facts)
 
 
-def _save(run: Run, loop: Loop, tokenizer: Any) -> None:
+def _save(run: Run, loop: Loop, tokenizer: Any, files: Mapping[str, Any]) -> None:
     """The model appears whole: it is written beside, and renamed."""
     beside = run.paths.folder / "model.part"
     if run.first:
@@ -155,6 +180,8 @@ def _save(run: Run, loop: Loop, tokenizer: Any) -> None:
     loop.save(beside)
     if run.first:
         tokenizer.save_pretrained(beside)
+        for name, value in files.items():
+            write_json(beside / name, value)
         shutil.rmtree(run.paths.model, ignore_errors=True)
         os.replace(beside, run.paths.model)
         shutil.rmtree(run.paths.checkpoints, ignore_errors=True)

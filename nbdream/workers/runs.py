@@ -6,6 +6,7 @@ as a process holds its lock.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import site
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 from nbdream.errors import BrokenFileError, TrainingError
 from nbdream.files import Lock, disk_errors, read_lines, read_object, write_json
+from nbdream.workers import warm
 from nbdream.workers.paths import RunPaths
 
 POLL = 0.05
@@ -86,13 +88,17 @@ def _acquired(lock: Lock) -> bool:
 
 
 def _start(paths: RunPaths, lock: Lock, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-P", "-m", "nbdream.workers.train", str(paths.folder.resolve())]
-    with paths.log.open("ab") as log:
+    folder = paths.folder.resolve()
+    with paths.log.open("ab") as log, open(os.devnull, "rb") as nothing:
+        streams = (nothing.fileno(), log.fileno(), log.fileno())
+        server, held = warm.at_hand(environment), {LOCK_FD: lock.fileno()}
+        if server and server.start("train", [str(folder)], environment=environment, folder=folder, streams=streams, passed=held):
+            return
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-P", "-m", "nbdream.workers.train", str(folder)],
             env={**environment, LOCK_FD: str(lock.fileno())},
-            cwd=paths.folder,
-            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            stdin=nothing,
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -176,8 +182,16 @@ def result(paths: RunPaths) -> dict[str, Any] | None:
 def follow(paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: threading.Event | None = None) -> dict[str, Any]:
     """Hand every event of the run to ``on_event``, from the first one on, until the run has ended; how it ended.
 
-    When ``stop`` is set, the run is asked to stop and ``{"state": "stopping"}`` is returned at once.
+    When ``stop`` is set, the run is asked to stop and ``{"state": "stopping"}`` is returned at once. Who has trained is likely to
+    train again: a warm server is prepared, now that its imports take nothing away from this run.
     """
+    try:
+        return _follow(paths, on_event, stop)
+    finally:
+        warm.prepare(worker_environment)
+
+
+def _follow(paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: threading.Event | None) -> dict[str, Any]:
     position = 0
     while True:
         living = alive(paths)  # asked before reading: what is written before the lock goes is then read
@@ -192,6 +206,17 @@ def follow(paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: th
         elif stop.wait(POLL):
             ask_to_stop(paths)
             return {"state": "stopping"}
+
+
+def living(objects: Path) -> dict[str, RunPaths]:
+    """The runs that live in a session's folder of objects, by name."""
+    found = {}
+    for lock in sorted(objects.glob("*/run.lock")):
+        paths = RunPaths(lock.parent)
+        if alive(paths):
+            with contextlib.suppress(FileNotFoundError):  # it is being started
+                found[str(read_object(paths.spec).get("name"))] = paths
+    return found
 
 
 def wait_until_dead(paths: RunPaths, timeout: float | None = None) -> bool:

@@ -199,19 +199,21 @@ class Sampler:
         likely = max(most[place] if params[place].top_k > 0 else CANDIDATES for place in filtered)
         wide = [place for place in filtered if most[place] > likely]
         if likely < size:
-            ordered, order = probabilities.topk(likely, dim=-1)
+            ordered = probabilities.topk(likely, dim=-1).values
             held = self._column("top_p", rows, probabilities)[wide] * probabilities[wide].sum(-1, keepdim=True)
             if wide and not bool((ordered[wide].sum(-1, keepdim=True) >= held).all()):
                 likely = size
         if likely >= size:
-            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            ordered = probabilities.sort(dim=-1, descending=True).values
         rank = torch.arange(ordered.shape[-1], device=probabilities.device)[None]
         k = self._remember("k", lambda: torch.tensor(most, device=probabilities.device)[:, None])
         held = ordered.where(rank < k, 0.0)
         whole = torch.where(k < size, held.sum(-1, keepdim=True), probabilities.sum(-1, keepdim=True))
         before = held.cumsum(-1) - held
         held = held.where((before < self._column("top_p", rows, probabilities) * whole) | (rank == 0), 0.0)
-        cut = torch.zeros_like(probabilities).scatter_(1, order, held)
+        # By value, not by rank: which of equal tokens comes first depends on how many are ordered, and so on the neighbours.
+        least = held.where(held > 0, 2.0).amin(-1, keepdim=True)
+        cut = probabilities.where(probabilities >= least, 0.0)
         if len(filtered) == len(rows):
             return cut
         free = [place for place in range(len(rows)) if place not in filtered]

@@ -2,7 +2,7 @@
 
 It holds the run's lock, starts one process per device, writes what they print into ``log.txt``, notices when one of them
 dies, and says in ``result.json``, last of all, how the run ended. It imports no torch itself, so it is there at once and
-stays small.
+stays small; forked from the warm server, where torch is loaded, it forks its processes in turn.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any
 
 from nbdream.errors import NbDreamError, TrainingError
 from nbdream.files import Lock, append_line, read_lines, read_object, write_json
+from nbdream.workers.devices import Turn, wanted
 from nbdream.workers.failures import blame
 from nbdream.workers.paths import FORMAT, RunPaths
-from nbdream.workers.process import RankProcess
+from nbdream.workers.process import RankProcess, Start, spawned
 from nbdream.workers.runs import LOCK_FD, POLL
 
+QUEUE_POLL = 0.2
 GRACE = 1.0
 """Seconds the other ranks get to say why they fail, after one has failed."""
 
@@ -30,22 +32,40 @@ GRACE = 1.0
 class Supervisor:
     """Starts the ranks of a run and sees them to their end."""
 
-    def __init__(self, paths: RunPaths, spec: dict[str, Any], lock_fd: int) -> None:
-        self.paths, self.spec, self.lock_fd = paths, spec, lock_fd
+    def __init__(self, paths: RunPaths, spec: dict[str, Any], lock_fd: int, start: Start = spawned) -> None:
+        self.paths, self.spec, self.lock_fd, self.start = paths, spec, lock_fd, start
         self.world = max(1, int(spec.get("devices", 1)))
         self.ranks: list[RankProcess] = []
         self.said_before = paths.events.stat().st_size if paths.events.exists() else 0
 
     def run(self) -> dict[str, Any]:
-        """Run to the end; what `result.json` is to say."""
-        try:
-            for rank in range(self.world):
-                process = RankProcess(self.paths, self.spec, rank, self.world, self.lock_fd)
-                self.ranks.append(process)
-                self.emit({"type": "spawned", "rank": rank, "pid": process.pid})
-            return self._watch()
-        finally:
-            self._end()
+        """Run to the end, when it is this run's turn; what `result.json` is to say."""
+        devices = wanted(self.spec, self.world, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        with Turn(devices, str(self.spec.get("name"))) as turn:
+            if not self._queued(turn):
+                return {"state": "stopped", "step": 0}
+            try:
+                for rank in range(self.world):
+                    process = RankProcess(self.paths, self.spec, rank, self.world, self.lock_fd, self.start)
+                    self.ranks.append(process)
+                    self.emit({"type": "spawned", "rank": rank, "pid": process.pid})
+                for process in self.ranks:
+                    process.listen()
+                return self._watch()
+            finally:
+                self._end()
+
+    def _queued(self, turn: Turn) -> bool:
+        """Wait for this run's turn; False when it was asked to stop meanwhile."""
+        told = None
+        while (ahead := turn.ahead()) is not None:
+            if ahead != told:
+                self.emit({"type": "queued", "behind": ahead})
+                told = ahead
+            if self.paths.stop.exists():
+                return False
+            time.sleep(QUEUE_POLL)
+        return True
 
     def emit(self, event: dict[str, Any]) -> None:
         """Append an event of our own."""
@@ -85,15 +105,15 @@ class Supervisor:
             rank.end()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the worker for the folder in ``arguments``."""
+def main(arguments: Sequence[str], start: Start = spawned) -> int:
+    """Run the worker for the folder in ``arguments``; ``start`` is how it comes by its ranks."""
     paths = RunPaths(Path(arguments[0]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a kernel interrupt is for the kernel
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: paths.stop.touch())
     lock_fd = _lock(paths)
     started = time.time()
-    result = _outcome(paths, lock_fd)
+    result = _outcome(paths, lock_fd, start)
     made = {"started": _iso(started), "finished": _iso(time.time()), "seconds": round(time.time() - started, 3)}
     last = {name: value for name, value in result.items() if name != "log_tail"}
     append_line(paths.events, {"type": result["state"], **last, "time": time.time()})
@@ -117,9 +137,9 @@ def _lock(paths: RunPaths) -> int:
 _held: list[Lock] = []
 
 
-def _outcome(paths: RunPaths, lock_fd: int) -> dict[str, Any]:
+def _outcome(paths: RunPaths, lock_fd: int, start: Start) -> dict[str, Any]:
     try:
-        return Supervisor(paths, read_object(paths.spec), lock_fd).run()
+        return Supervisor(paths, read_object(paths.spec), lock_fd, start).run()
     except Exception as error:
         hint = error.hint if isinstance(error, NbDreamError) else None
         message = error.message if isinstance(error, NbDreamError) else f"{type(error).__name__}: {error}"
