@@ -304,10 +304,11 @@ def test_dream_alone_lists_its_verbs(shell: Shell) -> None:
 
 def test_help_gives_the_learning_rates_that_are_true() -> None:
     from nbdream.magics.train import MAGIC
-    from nbdream.trainers.hf_fine_tune import LEARNING_RATES
+    from nbdream.trainers import TrainHFFineTune
 
+    rates = TrainHFFineTune.learning_rates
     said = [float(word) for word in re.findall(r"\de-\d", MAGIC.help())]
-    assert said == [LEARNING_RATES["full"], LEARNING_RATES["lora"], LEARNING_RATES["t5"]]
+    assert said == [rates["full"], rates["lora"], rates["t5"]]
     assert max(map(len, MAGIC.help().splitlines())) <= 100
 
 

@@ -84,7 +84,7 @@ def test_the_loss_is_that_of_the_papers(loss_type: str, expected: Any) -> None:
 
 def dpo(folder: Path, base: Path, **changed: Any) -> tuple[RunPaths, dict[str, Any]]:
     return prepare(
-        folder, base, columns=preferences(), method="dpo", dpo_beta=0.5, loss_type="sigmoid", disable_dropout=True,
+        folder, base, columns=changed.pop("columns", preferences()), method="dpo", dpo_beta=0.5, loss_type="sigmoid", disable_dropout=True,
         **{"early_stopping": {"patience": 5, "threshold": 0.0}, **changed},
     )  # fmt: skip
 
@@ -164,3 +164,41 @@ def test_the_reference_is_kept_for_a_resumed_run(base: Path, tmp_path: Path) -> 
     kept = json.loads((paths.data / "train.reference.json").read_text())
     assert len(kept) == ROWS
     assert all(value < 0 for pair in kept for value in pair)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of other packages
+def test_the_losses_are_those_of_the_reference_implementation(base: Path, tmp_path: Path) -> None:
+    """Beside TRL's trainer: one batch an epoch, so that the order of the rows decides nothing."""
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("trl")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    pairs = preferences(24)
+    prompts = [f"{text}\n\n" for text in pairs["prompts"]]
+    config = DPOConfig(
+        output_dir=str(tmp_path / "trl"), per_device_train_batch_size=24, num_train_epochs=4, learning_rate=1e-3, beta=0.5,
+        loss_type=["sigmoid"], logging_steps=1, bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none",
+        save_strategy="no", max_length=64, precompute_ref_log_probs=True, disable_tqdm=True,
+    )  # fmt: skip
+    theirs = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(base), args=config, processing_class=AutoTokenizer.from_pretrained(base),
+        train_dataset=datasets.Dataset.from_dict({"prompt": prompts, "chosen": pairs["chosen"], "rejected": pairs["rejected"]}),
+    )  # fmt: skip
+    theirs.train()
+    paths, spec = dpo(
+        tmp_path / "run", base, columns=pairs, batch={"per_device": 24, "accumulation": 1}, data={"train": "input/train.arrow"},
+        arguments={"num_train_epochs": 4, "learning_rate": 1e-3}, early_stopping=None,
+    )  # fmt: skip
+    runs.launch(paths, spec)
+    result, events = finish(paths)
+    assert result["state"] == "done", result
+    ours = [event for event in events if event["type"] == "log"]
+    logged = [entry for entry in theirs.state.log_history if "loss" in entry]
+    assert len(ours) == len(logged) == 4
+    for one, other in zip(ours, logged, strict=True):
+        for name in ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen"):
+            assert one[name] == pytest.approx(other[name], abs=1e-5), name
+    assert ours[-1]["loss"] < 0.6
