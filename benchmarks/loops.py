@@ -1,14 +1,16 @@
 """One training run, by nbdream's recipe or by a plain script: ``python -m benchmarks.loops BASE RUN ROWS``; what it says is JSON.
 
 Each line of its input is ``ours`` or ``plain``. The run is forked from this process, which has the imports done, and tells the
-processor time of its steps after the first few: of all threads, and for ours of the supervisor as well.
+processor time of a step: of all threads, the median (other work on the machine slows some), and for ours the supervisor's share.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -22,24 +24,21 @@ from nbdream.trainers import sft  # noqa: F401 - imported before the fork
 from nbdream.workers import train
 from nbdream.workers.process import Forked
 
-SKIPPED = 10
+SKIPPED = 5
 TOLD = "BENCHMARK_TOLD"
 
 
 class Clock(transformers.TrainerCallback):
-    """The processor time between two steps, into the file that the environment names."""
+    """The processor time of each step; the median of them goes into the file that the environment names."""
 
     def __init__(self) -> None:
-        self.began = 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == SKIPPED:
-            self.began = time.process_time()
+        self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.ends.append(time.process_time())
         if state.global_step == state.max_steps:
-            told = {"cpu": time.process_time() - self.began, "steps": state.max_steps - SKIPPED}
-            Path(os.environ[TOLD]).write_text(json.dumps(told))
+            steps = [end - begin for begin, end in itertools.pairwise(self.ends[SKIPPED:])]
+            Path(os.environ[TOLD]).write_text(json.dumps({"cpu": statistics.median(steps), "steps": state.max_steps}))
 
 
 def clocked() -> None:
@@ -93,7 +92,7 @@ def ours(run: Path) -> None:
     train.main([str(run)], Forked)
     told = Path(os.environ[TOLD])
     measured = json.loads(told.read_text())
-    told.write_text(json.dumps({**measured, "cpu": measured["cpu"] + time.process_time() - began}))
+    told.write_text(json.dumps({"cpu": measured["cpu"] + (time.process_time() - began) / measured["steps"]}))
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ PROGRESS_EVERY = 0.5
 """Seconds between two notes of progress on disk."""
 PACKAGES = (
     "accelerate", "aiohttp", "anthropic", "datasets", "huggingface_hub", "ipykernel", "ipython", "jupyterlab", "nbdream", "numpy", "openai",
-    "pandas", "peft", "polars", "pyarrow", "rouge_score", "sacrebleu", "safetensors", "sqlitedict", "tokenizers", "torch", "transformers",
-    "trl",
+    "pandas", "peft", "polars", "pyarrow", "rouge_score", "sacrebleu", "safetensors", "sentence-transformers", "sqlitedict", "tokenizers",
+    "torch", "transformers", "trl",
 )  # fmt: skip
 """The packages whose versions a node records, where they are installed."""
 

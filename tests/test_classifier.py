@@ -22,6 +22,7 @@ from nbdream.trainers.labels import Labels
 from nbdream.workers import merge, runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
+from tests.notebook import Shell
 from tests.training import farthest, finish, losses, prepare, started_warm, tensors, wilson
 
 TOPICS = {"animal": ["bird", "cat", "dog"], "colour": ["blue", "green", "red"], "place": ["house", "river", "tree"]}
@@ -268,3 +269,24 @@ def test_names_that_it_does_not_take_are_refused(session: Session, base: Path) -
         TrainHFClassifier("topics", str(base)).train(rows.output["input"], rows.output["output"], packing=True)
     with pytest.raises(ArgumentError, match="system_prompt"):
         TrainHFClassifier("topics", str(base), system_prompt="Be brief.", peft_config=None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_warm")
+def test_a_cell_trains_a_classifier(base: Path) -> None:
+    shell = Shell()
+    shell["rows"], shell["held"] = (
+        [{"text": text, "topic": topic} for text, topic in zip(*about(rows, seed).values(), strict=True)]
+        for rows, seed in ((64, 0), (20, 1))
+    )
+    body = "input: text\noutput: topic\nepochs: 1\ndevice: cpu"
+    shell.run(f"%%train topics --method classifier --on rows --eval held --base {base}\n{body}")
+    model = shell["topics"]
+    assert isinstance(model, TrainedClassifier)
+    assert list(model("the red a")) == list(TOPICS)
+    assert "image/svg+xml" in shell.ip.display_formatter.format(model)[0]
+    assert shell.run("%dream card topics") is not None
+    with pytest.raises(ArgumentError, match="topics is a TrainedClassifier, not a model"):
+        shell.run("%%generate more -m topics\nSay {{text}}")
+    model.unload_model()
+    shell.close()

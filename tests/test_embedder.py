@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentence_transformers.sentence_transformer import losses as library
 
 from nbdream import Session
 from nbdream.embedders import Embedder, SentenceTransformersEmbedder
@@ -21,6 +20,7 @@ from nbdream.trainers.embedding import LOSSES
 from nbdream.workers import merge, runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
+from tests.notebook import Shell
 from tests.training import farthest, finish, losses, prepare, started_warm, tensors, wilson
 
 
@@ -60,6 +60,8 @@ def batch(sides: int, rows: int = 5, *, blanks: int = 2) -> tuple[tuple[torch.Te
 
 @pytest.mark.parametrize("learns", list(LOSSES))
 def test_the_losses_are_the_library_s(learns: str) -> None:
+    from sentence_transformers.sentence_transformer import losses as library
+
     kind = LOSSES[learns]
     real, filled, told = batch(len(kind.sides))
     theirs: Any = {
@@ -249,3 +251,21 @@ def test_how_large_a_batch_is_compared_is_in_the_recipe_and_devices_are_not(base
 
     assert compared(1) == compared(2) == 8
     assert compared(1, per_device_train_batch_size=4) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_warm")
+def test_a_cell_trains_an_embedder_on_what_its_columns_are(base: Path) -> None:
+    shell = Shell()
+    shell["rows"] = [dict(zip("apn", row, strict=True)) for row in zip(*translated(40).values(), strict=True)]
+    cell = f"%%train finder --method embedder --on rows --base {base}\ndevice: cpu\nepochs: 1\nanchor: a\n"
+    shell.run(f"{cell}positive: p\nnegative: n\nmargin: 2")
+    assert shell["finder"].step.node["type"] == "SentenceTriplets"
+    shell["finder"].unload_model()
+    with pytest.raises(ArgumentError, match="'positive'"):
+        shell.run(cell)
+    with pytest.raises(ArgumentError, match="'chosen'"):
+        shell.run(f"{cell}positive: p\nchosen: n")
+    with pytest.raises(ArgumentError, match="'other'"):
+        shell.run(f"{cell}label: n")
+    shell.close()

@@ -11,7 +11,7 @@ from nbdream.errors import ArgumentError, nearest
 from nbdream.frontmatter import parse_yaml
 from nbdream.magics import inspecting
 from nbdream.magics.grammar import Call, Magic, Option, read_words, split_line
-from nbdream.magics.names import is_handle, is_model, trained
+from nbdream.magics.names import is_handle, is_model, is_trained, trained
 from nbdream.magics.notebook import shown_path
 from nbdream.magics.options import TAKEN_OVER
 from nbdream.widgets.show import View, lines_view, table_view, text_view
@@ -123,7 +123,7 @@ def _models(notebook: Notebook) -> View:
 
 def _handle(notebook: Notebook, expression: str) -> Any:
     value = trained(notebook.value(expression, "%dream"))
-    if not is_handle(value) and not is_model(value):
+    if not is_handle(value) and not is_model(value) and not is_trained(value):
         raise ArgumentError(f"{expression} is a {type(value).__name__}, not a result", "name a result of the session: see %dream status")
     if is_model(value) and not hasattr(value, "step"):
         raise ArgumentError(f"{expression} is a model that was not trained here", "name a result of the session: see %dream status")
@@ -132,7 +132,7 @@ def _handle(notebook: Notebook, expression: str) -> Any:
 
 def _rows(notebook: Notebook, expression: str) -> Any:
     value = _handle(notebook, expression)
-    if is_model(value):
+    if is_model(value) or is_trained(value):
         raise ArgumentError(f"{expression} is a model, not rows", "name rows of the session: see %dream status")
     return value if hasattr(value, "splits") else value.step
 
@@ -203,7 +203,7 @@ def why_lines(session: Any, name: str) -> list[str]:
 def _session_name(notebook: Notebook, word: str) -> str:
     value = notebook.variables.get(word)
     name = getattr(value, "name", None)
-    return name if isinstance(name, str) and (is_handle(value) or is_model(value)) else word
+    return name if isinstance(name, str) and (is_handle(value) or is_model(value) or is_trained(value)) else word
 
 
 def _cost(notebook: Notebook, call: Call) -> View:
@@ -291,13 +291,13 @@ def card_view(session: Any, thing: Any) -> View:
 
     from nbdream.cards import card_html
 
-    place = thing.step if is_model(thing) else thing
+    place = thing.step if is_trained(thing) else thing
     return View({"text/plain": json.dumps(card_of(thing), indent=1, ensure_ascii=False), "text/html": card_html(session.graph(place))})
 
 
 def card_of(thing: Any) -> dict[str, Any]:
     """The card of rows or of a trained model, as JSON data."""
-    card: dict[str, Any] = thing.training_card() if is_model(thing) else thing.card()
+    card: dict[str, Any] = thing.training_card() if is_trained(thing) else thing.card()
     return card
 
 
@@ -309,7 +309,7 @@ def _failures(notebook: Notebook, call: Call) -> Any:
 def _lineage(notebook: Notebook, call: Call) -> View:
     session = notebook.session()
     found = [_handle(notebook, word) for word in call.words] or [session.load(row["name"]) for row in status_rows(session) if row["made"]]
-    graphs = [session.graph(thing.step if is_model(thing) else thing) for thing in found]
+    graphs = [session.graph(thing.step if is_trained(thing) else thing) for thing in found]
     above = {use for graph in graphs for use in graph["nodes"] if use != graph["root"]}
     trees = [_tree(graph, graph["root"], 0) for graph in graphs if graph["root"] not in above]  # the others stand in one of these
     return text_view("\n".join(line for tree in trees for line in tree) or "no results yet")

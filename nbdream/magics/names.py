@@ -29,6 +29,11 @@ def is_model(value: object) -> bool:
     return is_instance(value, "nbdream.llms.base", "LLM")
 
 
+def is_trained(value: object) -> bool:
+    """Whether ``value`` is the model of a run, of whatever kind."""
+    return is_instance(value, "nbdream.trainers.trained", "Trained")
+
+
 def trained(value: Any) -> Any:
     """The model of a trainer that may still train (this waits for it); any other value as it is."""
     return value.model if is_instance(value, "nbdream.trainers.base", "Trainer") else value
@@ -59,7 +64,7 @@ class Scope(MutableMapping[str, Any]):
         value = self._variables[name]
         if entry is None:
             return value
-        if is_data(value) or is_model(value):
+        if is_data(value) or is_model(value) or is_trained(value):
             if getattr(value, "use_id", entry["use"]) != entry["use"]:
                 self._note(f"{name}: the variable was taken; the session's last {name} is another result")
             return value

@@ -20,23 +20,40 @@ class Method:
 
     trainer: str
     columns: Mapping[str, str]
+    train: str = "train"
+    """The trainer's method that is called."""
 
 
 METHODS = {
     "sft": Method("TrainHFFineTune", {"input": "input", "output": "output"}),
     "dpo": Method("TrainHFDPO", {"prompt": "prompts", "chosen": "chosen", "rejected": "rejected"}),
+    "classifier": Method("TrainHFClassifier", {"input": "input", "output": "output"}),
+    "embedder": Method("TrainSentenceTransformer", {"anchor": "anchors", "positive": "positives"}, "train_with_positive_pairs"),
 }
+FURTHER = {
+    "negative": Method(
+        "TrainSentenceTransformer", {"anchor": "anchors", "positive": "positives", "negative": "negatives"}, "train_with_triplets"
+    ),
+    "label": Method("TrainSentenceTransformer", {"anchor": "anchors", "other": "others", "label": "labels"}, "train_with_labeled_pairs"),
+}
+"""What ``embedder`` is where the body names this column."""
 COLUMNS = {
     "input": "the column that is the question",
     "output": "the column that is the answer",
     "prompt": "dpo: the column that is asked",
     "chosen": "dpo: the column of the better answer",
     "rejected": "dpo: the column of the other answer",
+    "anchor": "embedder: the column of one text",
+    "positive": "embedder: the column of a text that belongs to it",
+    "negative": "embedder: the column of a text that does not; the rows are triplets then",
+    "other": "embedder: the column of the other text, where label is a column that says how alike they are",
+    "label": "embedder: the column of how alike two texts are, 0 to 1",
 }
 
 MAGIC = Magic(
     name="train",
-    summary="Train a model on the rows of --on. The body is YAML: the columns (input and output; for dpo prompt, chosen and rejected), "
+    summary="Train a model on the rows of --on. The body is YAML: the columns (input and output; for dpo prompt, chosen and rejected; "
+    "for embedder anchor and positive, and negative where there is one; or anchor, other and label), "
     "epochs (default 3), batch_size (8), lora ({r: 8}; default none), learning_rate (for sft 2e-5, with lora 2e-4, for T5 1e-3), and every "
     "argument of transformers' TrainingArguments.",
     options=(
@@ -44,7 +61,8 @@ MAGIC = Magic(
             name="method",
             kind="choice",
             choices=tuple(METHODS),
-            help="sft (default): learn the output column from the input column; dpo: prefer the chosen answer to the rejected one",
+            help="sft (default): learn the output column from the input column; dpo: prefer the chosen answer to the rejected one; "
+            "classifier: tell the label (output) of a text; embedder: texts that belong together near each other",
         ),
         Option(name="on", kind="expression", help="the rows to learn from (an expression)"),
         Option(name="eval", kind="expression", help="the rows to measure on"),
@@ -67,7 +85,7 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     on = notebook.data(needs(call, "on", "%%train NAME --on tweets.train --base MODEL"), "--on")
     held_out = notebook.data(call.options["eval"], "--eval") if "eval" in call.options else None
     base = base_model(notebook, needs(call, "base", "for example --base google/t5-v1_1-base, or --base demo"))
-    method = METHODS[call.options["method"]]
+    method = method_of(call)
     columns = {name: needs_setting(call, column) for column, name in method.columns.items()}
     for column in COLUMNS:
         if column in call.options and column not in method.columns:
@@ -79,6 +97,13 @@ def plan(notebook: Notebook, call: Call) -> Plan:
         return train(call, method, base, rows, held, columns)
 
     return make
+
+
+def method_of(call: Call) -> Method:
+    """The method that the cell names; of an embedder, what fits its columns."""
+    name = call.options["method"]
+    further = next((method for column, method in FURTHER.items() if column in call.options), None) if name == "embedder" else None
+    return further or METHODS[name]
 
 
 def base_model(notebook: Notebook, text: str) -> str:
@@ -105,7 +130,7 @@ def train(call: Call, method: Method, base: str, rows: Any, held_out: Any, colum
     if held_out is not None:
         given_columns |= {f"validation_{side}": held_out[column] for side, column in columns.items()}
     trainer = kind(call.name, base, **given(call, "devices"), **made)
-    return trainer.train(**given_columns, **given(call, "background", "replace"), **trained)
+    return getattr(trainer, method.train)(**given_columns, **given(call, "background", "replace"), **trained)
 
 
 SETTINGS = {

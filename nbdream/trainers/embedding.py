@@ -17,6 +17,7 @@ import torch.distributed as dist  # noqa: TID253
 import torch.distributed.nn.functional as gathering  # noqa: TID253
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize, relu  # noqa: TID253
 
+from nbdream.errors import TrainingError
 from nbdream.optional import require
 from nbdream.trainers.completion import max_length_of
 from nbdream.trainers.encoding import encode
@@ -158,7 +159,9 @@ class Sentences(torch.nn.Module):
         It is loaded once more for that: of a sharded model, a rank holds no whole weights.
         """
         whole = self._loaded()
-        whole.load_state_dict({name.removeprefix("sentences."): tensor for name, tensor in state_dict.items()}, strict=False)
+        told = whole.load_state_dict({name.removeprefix("sentences."): tensor for name, tensor in state_dict.items()}, strict=False)
+        if told.unexpected_keys:
+            raise TrainingError(f"the trained weights have no place in the model: {told.unexpected_keys[0]}")
         whole.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
 
 
