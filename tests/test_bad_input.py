@@ -120,7 +120,7 @@ CASES: dict[str, str] = {
     TRAIN + "lora: {r: x}\n": r"r is 'x', not a whole number",
     TRAIN + "dtype: float99\n": r"there is no dtype 'float99'",
     TRAIN + "system: 5\n": r"system_prompt is 5, not a text",
-    TRAIN + "chat_prompt_template: hello\n": r"has no place for the prompt \(write \{\{prompt\}\}",
+    TRAIN + "chat_prompt_template: hello\n": r"no prompt format 'hello' \(it is a template with \{\{prompt\}\}, or one of: alpaca",
     TRAIN.replace("output: a\n", ""): r"needs the column 'output'",
     TRAIN.replace("output: a", "output: n"): r"column 'n' holds int64, not text",
     TRAIN.replace("--on rows", "--on nulls"): r"row 1 of 'q' is null \(leave such rows out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,14 +31,12 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
 
 
 def workers(folder: Path) -> list[psutil.Process]:
-    """The processes that train in a session, and those that they have started."""
+    """The processes that train in a session, started anew or forked: they work in the folder of their run."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if str(folder) in " ".join(process.cmdline()) and "nbdream.workers" in " ".join(process.cmdline()):
-                found += [process, *process.children(recursive=True)]
-        except psutil.Error:
-            continue
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder / "output" / "objects"):
+                found.append(process)
     return found
 
 

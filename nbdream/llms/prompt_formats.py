@@ -60,6 +60,6 @@ def prompt_format(given: Any) -> str | None:
     if isinstance(given, str) and given in FORMATS:
         return FORMATS[given]
     if isinstance(given, str) and given.replace("_", "").replace("-", "").isalnum():
-        raise ArgumentError(f"there is no prompt format {given!r}", nearest(given, FORMATS, "it is a template with {{prompt}}, or one of"))
+        raise ArgumentError(f"there is no prompt format {given!r}", nearest(given, FORMATS, "it is a template with {{prompt}}, or"))
     made: str | None = checked("chat_prompt_template", given)
     return made
