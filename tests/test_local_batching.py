@@ -11,8 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from nbdream.errors import ModelError  # noqa: E402
-from nbdream.workers.generation import InBatches, RowByRow, writer  # noqa: E402
+from nbdream.workers.generation import RowByRow, writer  # noqa: E402
 from nbdream.workers.guided import Grammars  # noqa: E402
+from nbdream.workers.in_batches import InBatches  # noqa: E402
 from nbdream.workers.kv_cache import RowCache, windows  # noqa: E402
 from nbdream.workers.sampling import Row, RowParams, Sampler  # noqa: E402
 from nbdream.workers.sizing import MEASURED, MOST, Sizing  # noqa: E402

@@ -14,7 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from nbdream.workers import client, kv_cache  # noqa: E402
-from nbdream.workers.generation import InBatches, RowByRow, writer  # noqa: E402
+from nbdream.workers.generation import RowByRow, writer  # noqa: E402
+from nbdream.workers.in_batches import InBatches  # noqa: E402
 from nbdream.workers.model import LocalModel  # noqa: E402
 from nbdream.workers.sampling import Row, RowParams, Sampler  # noqa: E402
 from tests import tiny  # noqa: E402
@@ -212,6 +213,19 @@ def test_a_token_that_the_model_does_not_have_fails_its_row_only(tmp_path: Path)
     answers = asked(folder, [("red cat", 3), ("red zzunknown", 3), ("blue dog", 3)])
     assert "do not belong together" in answers[1]["failure"]["message"]
     assert all("text" in answers[number] for number in (0, 2))
+
+
+def test_a_stop_string_may_be_a_special_token_and_ends_its_row_only(tmp_path: Path) -> None:
+    folder, answers = tiny.causal(tmp_path / "model", chat=True), {}
+    local = LocalModel({"model": str(folder), "device": "cpu"}, answers.__setitem__, set())
+    token = str(local.tokenizer.convert_tokens_to_ids("<|user|>"))
+    for number, stop in enumerate((["<|user|>"], ["nothing"], None)):
+        params = {"max_new_tokens": 6, "logit_bias": {token: 1000}, "stop": stop}
+        local.add(number, {"messages": [{"role": "user", "content": "red cat"}], "params": params, "seed": 0})
+    while local.writer.busy:
+        local.writer.step()
+    assert [answers[number]["finish_reason"] for number in range(3)] == ["stop", "length", "length"]
+    assert [answers[number]["usage"]["output_tokens"] for number in range(3)] == [0, 6, 6]
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_line_has_ended() -> None:

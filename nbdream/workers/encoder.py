@@ -194,7 +194,7 @@ class EncoderServer(Server):
 
     def _answer(self, encoder: Encoder, message: dict[str, Any]) -> dict[str, Any]:
         """The answer; when memory is full, the same with half as many texts at once."""
-        from nbdream.workers.generation import free_memory, out_of_memory
+        from nbdream.workers.memory import free_memory, out_of_memory
 
         size = message["batch_size"]
         while True:

@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch  # noqa: TID253 - only a worker imports this module
 
-from nbdream.workers.kv_cache import RowCache, windows
-from nbdream.workers.sampling import Row, RowSampler, RowStopper, Sampler
+from nbdream.workers.in_batches import InBatches
+from nbdream.workers.kv_cache import RowCache
+from nbdream.workers.memory import NO_MEMORY, free_memory, out_of_memory
+from nbdream.workers.sampling import Row, Sampler
 from nbdream.workers.sizing import Sizing
+from nbdream.workers.traits import forward_parameters, turn, unfit
+from nbdream.workers.writing import Work, answer
 
 READ_TOKENS = (256, 1024, 16384)
 """Tokens of prompts that are read together: at least, at first, at most."""
@@ -25,23 +27,6 @@ PADDING = 256
 """Tokens of padding that cost less than reading prompts in two parts."""
 PATIENCE = 8
 """Steps after which a row that waits is taken in even if it comes alone."""
-BATCH_ROWS = 64
-NO_MEMORY = "the device has no memory left for this row"
-
-
-class Work(Protocol):
-    """What a writer knows of those it writes for."""
-
-    ends: frozenset[int]
-
-    def decode(self, ids: list[int]) -> str:
-        """Tokens as text."""
-
-    def gone(self, row: Row) -> bool:
-        """Whether nobody waits for a row any more."""
-
-    def done(self, row: Row) -> None:
-        """A row has ended."""
 
 
 class RowByRow:
@@ -57,7 +42,7 @@ class RowByRow:
         self._cache: RowCache | None = None
         self._read_tokens = READ_TOKENS[1]
         self._waited = self._passed = 0
-        self._turn = _turn(model)
+        self._turn = turn(model)
         self._keeps_logits = "logits_to_keep" in forward_parameters(model)
 
     def add(self, row: Row) -> None:
@@ -207,15 +192,8 @@ class RowByRow:
     def _took(self, row: Row, token: int) -> bool:
         ended = row.take(token, self.work.ends, self.work.decode)
         if ended:
-            self._answer(row)
+            answer(self.work, row)
         return ended
-
-    def _answer(self, row: Row) -> None:
-        try:
-            self.work.done(row)
-        except Exception:
-            row.ended = None  # it was not answered: `clear` hands it back
-            raise
 
     def _leave(self, gone: list[int]) -> None:
         """Take rows off that have ended."""
@@ -249,170 +227,8 @@ class RowByRow:
         self.waiting.extendleft(reversed(together))
 
 
-class InBatches:
-    """Rows of like length in a batch of `generate`, which runs until the longest has ended."""
-
-    def __init__(self, model: Any, work: Work, *, seq2seq: bool, pad: int) -> None:
-        self.model = model
-        self.work = work
-        self.seq2seq = seq2seq
-        self.pad = pad
-        self.waiting: deque[Row] = deque()
-        self.sizing = Sizing()
-        self.sizing.rows = BATCH_ROWS
-
-    def add(self, row: Row) -> None:
-        """Another row to write."""
-        self.waiting.append(row)
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is something to do."""
-        return bool(self.waiting)
-
-    def clear(self) -> list[Row]:
-        """Give all rows up."""
-        rows = list(self.waiting)
-        self.waiting.clear()
-        return rows
-
-    def step(self) -> None:
-        """Write the oldest row, and with it those of the most like length."""
-        live = [row for row in self.waiting if not self.work.gone(row)]
-        if not live:
-            self.waiting.clear()
-            return
-        length = len(live[0].prompt)
-        live.sort(key=lambda row: abs(len(row.prompt) - length))
-        rows = live[: self.sizing.rows]
-        self.waiting = deque(row for row in self.waiting if row not in rows)
-        try:
-            with torch.inference_mode():
-                self._together(rows)
-            return
-        except Exception as error:
-            left = [row for row in rows if row.ended is None]
-            if not out_of_memory(error):
-                self.waiting.extendleft(left)
-                raise
-        free_memory()
-        if len(rows) == 1 and left:
-            left[0].error = NO_MEMORY
-            self.work.done(left[0])
-            return
-        self.sizing.rows = max(1, len(rows) // 2)
-        for row in left:
-            row.begin_again()
-        self.waiting.extendleft(reversed(left))
-
-    def _together(self, rows: list[Row]) -> None:
-        width = max(1, *(len(row.prompt) for row in rows))
-        tokens = torch.full((len(rows), width), self.pad)
-        mask = torch.zeros_like(tokens)
-        for number, row in enumerate(rows):
-            place = slice(0, len(row.prompt)) if self.seq2seq else slice(width - len(row.prompt), width)
-            tokens[number, place] = torch.tensor(row.prompt, dtype=tokens.dtype)
-            mask[number, place] = 1
-        device = self.model.device
-        self.model.generate(
-            input_ids=tokens.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=max(row.params.max_new_tokens for row in rows),
-            pad_token_id=self.pad,
-            eos_token_id=sorted(self.work.ends) or None,
-            logits_processor=[RowSampler(rows)],
-            stopping_criteria=[RowStopper(rows, self._took)],
-        )
-
-    def _took(self, row: Row, token: int) -> bool:
-        if self.work.gone(row):
-            row.ended = "gone"
-            return True
-        ended = row.take(token, self.work.ends, self.work.decode)
-        if ended:
-            self._answer(row)
-        return ended
-
-    def _answer(self, row: Row) -> None:
-        try:
-            self.work.done(row)
-        except Exception:
-            row.ended = None  # it was not answered: `clear` hands it back
-            raise
-
-
 def writer(model: Any, work: Work, *, seq2seq: bool, pad: int) -> RowByRow | InBatches:
     """The writer for a model."""
-    if seq2seq or any(_unfit(model)):
+    if seq2seq or any(unfit(model)):
         return InBatches(model, work, seq2seq=seq2seq, pad=pad)
     return RowByRow(model, work)
-
-
-OF_OURS = frozenset({
-    "_from_model_config", "bos_token_id", "cache_implementation", "decoder_start_token_id", "disable_compile", "do_sample", "eos_token_id",
-    "low_memory", "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "return_dict_in_generate",
-    "transformers_version", "use_cache",
-})  # fmt: skip
-SCALES = frozenset(
-    {
-        "diversity_penalty",
-        "encoder_repetition_penalty",
-        "epsilon_cutoff",
-        "eta_cutoff",
-        "length_penalty",
-        "repetition_penalty",
-        "temperature",
-        "top_p",
-        "typical_p",
-    }
-)
-"""Numbers of which 1 changes nothing; another option's 1 is true, or a token."""
-
-
-def _unfit(model: Any) -> Iterator[str]:
-    """What stands against rows that come and go, for a causal model."""
-    bare = without_adapter(model)
-    if not type(bare).__module__.startswith("transformers.") or bare._is_stateful or not bare._supports_default_dynamic_cache():
-        yield "its code may keep what a row has read elsewhere"
-    if not {"position_ids", "past_key_values", "attention_mask"} <= forward_parameters(model).keys():
-        yield "it counts positions itself"
-    if getattr(bare.config, "_attn_implementation", None) not in ("sdpa", "eager"):
-        yield "its attention may want the rows otherwise"
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        yield "its adapter reads tokens of its own before each prompt"
-    told = model.generation_config.to_dict()
-    if any(told[name] and not (name in SCALES and told[name] == 1) for name in told.keys() - OF_OURS):
-        yield "its makers want a step that only generate knows"
-    try:
-        windows(bare.config)
-    except (KeyError, ValueError) as error:
-        yield str(error)
-
-
-def _turn(model: Any) -> int | None:
-    """The length from which on the longest row of a batch changes the rotary embedding of all of them."""
-    config = without_adapter(model).config.get_text_config(decoder=True)
-    told = getattr(config, "rope_parameters", None) or {}
-    ropes = [rope for rope in (told, *told.values()) if isinstance(rope, dict) and rope.get("rope_type") in ("longrope", "dynamic")]
-    return min((int(rope.get("original_max_position_embeddings") or config.max_position_embeddings) for rope in ropes), default=None)
-
-
-def without_adapter(model: Any) -> Any:
-    """A model without the adapter around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def forward_parameters(model: Any) -> Any:
-    """The arguments that a model's code takes."""
-    return inspect.signature(without_adapter(model).forward).parameters
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether the device had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
-
-
-def free_memory() -> None:
-    """Give back what is held of the device's memory and not used."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -35,7 +35,8 @@ from nbdream.workers.loading import load
 from nbdream.workers.sampling import Row, RowParams, cut
 
 if TYPE_CHECKING:
-    from nbdream.workers.generation import InBatches, RowByRow
+    from nbdream.workers.generation import RowByRow
+    from nbdream.workers.in_batches import InBatches
     from nbdream.workers.scoring import Scoring
 
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -144,10 +145,12 @@ class LocalModel:
             longest = max(1, min(longest, self.context - prompt_length))
         stop = given.get("stop") or ()
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        special = {str(added): token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        ends = frozenset(special[text] for text in stops if text in special)
         bias = {int(token): float(value) for token, value in (given.get("logit_bias") or {}).items()}
         if strange := [token for token in bias if not 0 <= token < self.vocabulary]:
             raise ModelError(f"logit_bias names the token {strange[0]}", f"the model has {self.vocabulary} tokens, counted from 0")
-        return RowParams(seed=row_seed(request), max_new_tokens=longest, stop=stops, logit_bias=bias, **merged)
+        return RowParams(seed=row_seed(request), max_new_tokens=longest, stop=stops, ends=ends, logit_bias=bias, **merged)
 
     def tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """A prompt as tokens."""

@@ -29,6 +29,8 @@ class RowParams:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    ends: frozenset[int] = frozenset()
+    """Tokens that end this row: stop strings that are special tokens, of which no text is left when they are said."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -74,7 +76,7 @@ class Row:
 
     def take(self, token: int, ends: frozenset[int], decode: Callable[[list[int]], str]) -> bool:
         """Add a token; whether the row has ended with it."""
-        if token in ends:
+        if token in ends or token in self.params.ends:
             self.ended = "stop"
             return True
         self.said.append(token)

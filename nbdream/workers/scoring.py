@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch  # noqa: TID253 - only a worker imports this module
 
 from nbdream.trainers.completion import IGNORED, labelled, rendered
-from nbdream.workers.generation import NO_MEMORY, forward_parameters, free_memory, out_of_memory, without_adapter
+from nbdream.workers.memory import NO_MEMORY, free_memory, out_of_memory
+from nbdream.workers.traits import forward_parameters, without_adapter
 
 PAIRS = 64
 """Pairs that are read together at most."""
