@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
-from nbdream.cli import demo_notebook, main
+from nbdream.cli import demo_notebook, live, main
 from nbdream.cli.runner import CellRun, line, run_notebook, said, title
+from tests.test_attach import LiveRun
 
 GOOD = [
     "# a comment\n%load_ext nbdream",
@@ -66,6 +72,8 @@ def test_run_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "echo" in capsys.readouterr().out
     assert main(["why", "sized", "--session", folder]) == 0
     assert "nothing has changed" in capsys.readouterr().out
+    assert main(["diff", "sized", "sized", "--session", folder]) == 0
+    assert "the rows are the same (3)" in capsys.readouterr().out
     assert main(["why", "nothing", "--session", folder, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"] == "ArgumentError"
 
@@ -140,3 +148,98 @@ def test_lines() -> None:
     assert shown.startswith("✓ [ 2/10] %%generate x ")
     assert shown.endswith("1.2 s  3 rows")
     assert run_notebook
+
+
+# --- while a cell runs ----------------------------------------------------------------------------------------------------
+
+WATCHING = ["%load_ext nbdream", "%dream open ./output", "figure = %dream plot counter"]
+
+
+def on_the_screen(written: str) -> list[str]:
+    """The lines of a terminal after all that was written to it."""
+    lines = []
+    for text in written.replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for part in text.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+@pytest.mark.slow
+def test_in_a_terminal_a_line_tells_how_far_the_training_is(tmp_path: Path) -> None:
+    notebook = write_notebook(tmp_path / "a.ipynb", WATCHING)
+    threading.Thread(target=grow, args=(LiveRun(tmp_path / "output", "counter"),)).start()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "nbdream", "run", str(notebook), "--no-html"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "COLUMNS": "200"}) as process:
+        os.close(theirs)
+        written = b""
+        while part := read_of(ours):
+            written += part
+        assert process.wait() == 0
+    os.close(ours)
+    text = written.decode()
+    told = [part for part in text.replace("\n", "\r").split("\r") if part.startswith("  [ 3/3] counter: training · step ")]
+    assert len(set(told)) >= 3, "it changes"
+    assert all("loss" in part and "left" in part for part in told[1:])
+    lines = on_the_screen(text)
+    assert [shown[:8] for shown in lines[:3]] == ["✓ [ 1/3]", "✓ [ 2/3]", "✓ [ 3/3]"]
+    assert not any("training ·" in shown for shown in lines), "the line is gone with the cell"
+
+
+def read_of(terminal: int) -> bytes:
+    """What was written to a terminal; nothing once nobody writes to it any more."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
+
+
+@pytest.mark.slow
+def test_in_a_file_a_line_now_and_then_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(live, "FIRST", 0.0)
+    monkeypatch.setattr(live, "EVERY", 0.0)
+    notebook = write_notebook(tmp_path / "a.ipynb", WATCHING)
+    threading.Thread(target=grow, args=(LiveRun(tmp_path / "output", "counter"),)).start()
+    assert main(["run", str(notebook), "--no-html"]) == 0
+    shown = capsys.readouterr()
+    told = [text for text in shown.out.splitlines() if text.startswith("  [ 3/3] counter: training · step ")]
+    assert len(told) >= 2
+    assert "\r" not in shown.out + shown.err
+    assert outputs(tmp_path / "a.executed.ipynb")[2] == []
+
+
+def grow(run: LiveRun) -> None:
+    """A run that makes steps until somebody has seen some, and ends."""
+    folder = run.paths.folder.parents[1]
+    while not (folder / "session.json").exists():
+        threading.Event().wait(0.05)
+    for step in range(3, 24):
+        run.log(step)
+        threading.Event().wait(0.15)
+    run.end(state="done", step=24)
+
+
+def test_a_line_for_now_is_told_from_what_stays(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    told: list[str] = []
+    line_of = live.LiveLine(told.append)
+    line_of.begin("[ 1/9]")
+
+    def hear(after: float, kind: str, **content: Any) -> None:
+        clock[0] = 100.0 + after
+        line_of.hear({"msg_type": kind, "content": content})
+
+    widget = {"data": {"state": {"line": "training · step 1"}}}
+    for_now = {"transient": {"display_id": "x"}, "data": {"text/plain": "3 new · \x1b[2J 0 failed"}}
+    hear(1, "comm_msg", **widget)
+    hear(12, "comm_msg", **widget)
+    hear(20, "comm_msg", **widget)
+    hear(43, "update_display_data", **for_now)
+    for content in ({"data": {"text/plain": "a result"}}, {"transient": None, "data": {}}, {"data": {"state": {"line": 5}}}, {}):
+        hear(99, "display_data", **content)
+        hear(99, "comm_msg", **content)
+    assert told == ["  [ 1/9] training · step 1", "  [ 1/9] 3 new · \u241b[2J 0 failed"]
+    assert capsys.readouterr().err == "", "nothing is written over where that cannot be seen"

@@ -72,12 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, "every result of a session: fresh, stale (and why), running"),
         ("card", _card, "the card of a result"),
         ("why", _why, "why a result would be made again, in words"),
+        ("diff", _diff, "what differs from another result, or from its own earlier one: recipe and rows"),
         ("attach", _attach, "follow a training run to its end; leaving it (Ctrl-C) leaves it running"),
         ("stop", _stop, "stop a training run with a checkpoint, and say at which step"),
     ):
         added = command(name, do, summary)
         if name != "status":
             added.add_argument("name")
+        if name == "diff":
+            added.add_argument("other", nargs="?", help="the later of the two (default: the result that the name has now)")
         added.add_argument("--session", type=Path, help="the session's folder (default: NBDREAM_SESSION, ./nbdream-output or ./output)")
     return parser
 
@@ -189,6 +192,15 @@ def _why(given: argparse.Namespace) -> int:
     with _session(given) as session:
         reasons, lines = session.why(given.name), why_lines(session, given.name)
     print(json.dumps(reasons) if given.json else "\n".join(lines))
+    return 0
+
+
+def _diff(given: argparse.Namespace) -> int:
+    from nbdream.magics.dream import compared
+
+    with _session(given) as session:
+        found = compared(session, [given.name, *([given.other] if given.other else [])])
+    print(json.dumps(asdict(found), default=str) if given.json else found)
     return 0
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbdream.cli.live import LiveLine
 from nbdream.errors import DataError
 from nbdream.files import write_atomic
 from nbdream.optional import require
@@ -73,6 +74,7 @@ def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str],
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    live = LiveLine(say)
     client = _client(notebook, source)
     began = 0.0
 
@@ -80,6 +82,7 @@ def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str],
         nonlocal began
         began = time.monotonic()
         run.cells.append(CellRun(len(run.cells) + 1, title(cell.source)))
+        live.begin(f"[{len(run.cells):>2}/{len(code)}]")
         # The kernel learns which cell this is as it does from JupyterLab; nbclient itself does not say.
         client.kc.session.metadata = {"cellId": cell.get("id", "")}
 
@@ -87,14 +90,21 @@ def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str],
         last = run.cells[-1]
         if last.state == "running":
             last.state, last.seconds, last.says = "done", time.monotonic() - began, said(cell)
-            say(line(last, len(code)))
+            live.say(line(last, len(code)))
 
     def fails(cell: Any, cell_index: int, execute_reply: Any) -> None:
         content = execute_reply["content"]
         last = run.cells[-1]
         last.state, last.seconds, last.says = "failed", time.monotonic() - began, f"{content.get('ename')}: {content.get('evalue')}"
-        say(line(last, len(code)))
+        live.say(line(last, len(code)))
 
+    process = client.process_message
+
+    def hears(message: dict[str, Any], *place: Any) -> Any:
+        live.hear(message)
+        return process(message, *place)
+
+    client.process_message = hears
     client.on_cell_execute, client.on_cell_executed, client.on_cell_error = _if_code(starts), ends, fails
     try:
         client.execute(env={**os.environ, "NBDREAM_NOTEBOOK": str(source), "PYTHONPATH": _python_path()})
@@ -102,10 +112,12 @@ def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str],
         pass  # the cell's line has said it, and its output holds it
     except DeadKernelError:
         run.cells[-1].state, run.cells[-1].says = "failed", "the kernel died"
-        say(line(run.cells[-1], len(code)))
+        live.say(line(run.cells[-1], len(code)))
     except KeyboardInterrupt:
         run.cells[-1].state, run.cells[-1].says = "failed", "interrupted"
         raise
+    finally:
+        live.clear()
 
 
 def _if_code(hook: Callable[[Any, int], None]) -> Callable[..., None]:

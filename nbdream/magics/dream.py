@@ -16,9 +16,10 @@ from nbdream.magics.notebook import shown_path
 from nbdream.magics.options import TAKEN_OVER
 from nbdream.widgets.show import View, lines_view, table_view, text_view
 from nbdream.widgets.status import saved_line, saved_training_line
-from nbdream.widgets.table import table_html
+from nbdream.widgets.table import lines_html, table_html
 
 if TYPE_CHECKING:
+    from nbdream.comparison import Comparison
     from nbdream.magics.notebook import Notebook
 
 
@@ -200,6 +201,42 @@ def why_lines(session: Any, name: str) -> list[str]:
     return [*(f"{name} ran again: {reason}" for reason in ran), *now]
 
 
+def _diff(notebook: Notebook, call: Call) -> View:
+    session = notebook.session()
+    found = compared(session, [_session_name(notebook, word) for word in call.words])
+    below = table_html(DIFFERENT, found.examples, len(found.examples), numbered=False) if found.examples else ""
+    return View({"text/plain": str(found), "text/html": lines_html(found.lines()) + below})
+
+
+DIFFERENT = ("row", "column", "before", "after")
+"""The columns in which values that differ are shown."""
+
+
+def compared(session: Any, names: Sequence[str]) -> Comparison:
+    """Two results of a session compared; of one name, its earlier result with its current one."""
+    from nbdream.comparison import compare
+
+    before, after = (earlier(session, names[0]), session.load(names[0])) if len(names) == 1 else [session.load(name) for name in names]
+    return compare(_step(before), _step(after))
+
+
+def earlier(session: Any, name: str) -> Any:
+    """The result that a name pointed at before its current one."""
+    from nbdream.steps.saved import SavedStep
+
+    current = session.load(name)
+    history = (session.names.read(name) or {"history": []})["history"]
+    places = [(str(entry["recipe"]), str(entry["use"])) for entry in history]
+    older = [place for place in places if place[0] != current.key and (session.folder / "objects" / place[0] / "node.json").exists()]
+    if not older:
+        raise ArgumentError(f"{name} has no earlier result", "name two results: %dream diff A B")
+    return SavedStep(session, *older[-1])
+
+
+def _step(thing: Any) -> Any:
+    return thing.step if is_trained(thing) else thing
+
+
 def _session_name(notebook: Notebook, word: str) -> str:
     value = notebook.variables.get(word)
     name = getattr(value, "name", None)
@@ -361,6 +398,7 @@ VERBS: dict[str, Verb] = {
     "model": Verb("model NAME = PROVIDER/MODEL [key=value …]", "bind a model to a variable; alone, list the models", _open, (0, 99)),
     "status": Verb("status", "every result: fresh, stale (and why), running", _status, (0, 0)),
     "why": Verb("why NAME", "why it would run again, in words", _why, (1, 1)),
+    "diff": Verb("diff NAME [OTHER]", "what differs from another result, or from its own earlier one: recipe and rows", _diff, (1, 2)),
     "lineage": Verb("lineage [NAME]", "what comes from what", _lineage, (0, 1)),
     "cost": Verb("cost", "calls, tokens and dollars, spent and saved, by result and by model", _cost, (0, 0)),
     "budget": Verb("budget [DOLLARS | off]", "the most that all calls of the session may cost together", _budget, (0, 1)),

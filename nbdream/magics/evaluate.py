@@ -26,6 +26,7 @@ MAGIC = Magic(
         Option(name="models", kind="names", help="the models: variables, provider/model, or base, from which the first trained one comes"),
         Option(name="input", help="the column that is put to the models (default: the one that was trained on)"),
         Option(name="output", help="the column of the reference answers (default: the one that was trained on)"),
+        Option(name="contexts", help="the column of passages that stand before the input (default: the one that was trained on, if any)"),
         Option(name="metrics", kind="names", help="what is measured (default: rouge, exact_match, f1)"),
         Option(name="judge", kind="model", help="the model that compares the answers with those of the first model"),
         Option(name="retry_failed", kind="flag", help="ask again for the rows that failed"),
@@ -44,6 +45,7 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     positive(call, "limit", "concurrency", "max_tokens")
     example = "%%evaluate NAME --on tweets.validation --models base,tweeter"
     on = notebook.data(needs(call, "on", example), "--on")
+    origin = notebook.dataflow.of(call.options["on"])
     models = models_of(notebook, needs(call, "models", example))
     args: dict[str, Any] = {"models": models, **given(call, "retry_failed", "concurrency", "temperature", "max_tokens", "seed", "limit")}
     if "metrics" in call.options:
@@ -54,7 +56,7 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     def make() -> Any:
         from nbdream.steps import Evaluate
 
-        rows = rows_of(on, call.name)
+        rows = rows_of(on, call.name, origin)
         inputs = {side: rows[column] for side, column in columns_of(call, list(models.values()), rows.column_names).items()}
         try:
             return Evaluate(call.name, inputs=inputs, args=args, **given(call, "background"))
@@ -115,17 +117,19 @@ def metric_of(notebook: Notebook, name: str) -> Any:
     raise ArgumentError(f"there is no metric {name!r}", nearest(name, BUILT_IN, "the metrics are"))
 
 
-LEARNED = {"input": ("train_input", "train_prompts"), "output": ("train_output", "train_chosen")}
+LEARNED = {"input": ("train_input", "train_prompts"), "contexts": ("train_contexts",), "output": ("train_output", "train_chosen")}
 """What a run calls the columns that it learned from."""
 
 
 def columns_of(call: Call, models: list[Any], there: list[str]) -> dict[str, str]:
-    """The two columns: those that the cell names, else those that the first trained model was trained on."""
+    """The columns: those that the cell names, else those that the first trained model was trained on."""
     tuned = next((model for model in models if is_trained(model)), None)
     found: dict[str, str] = {}
     for side, names in LEARNED.items():
         learned = next((tuned.step.inputs[name].name for name in names if name in tuned.step.inputs), None) if tuned is not None else None
         column = call.get(side, learned)
+        if column is None and side == "contexts":
+            continue
         if column is None:
             raise ArgumentError(f"%%evaluate needs the column {side!r}", f"write it in the body, as YAML: {side}: COLUMN")
         if column not in there:

@@ -11,6 +11,7 @@ from traitlets import Unicode
 from traitlets.config import Configurable
 
 from nbdream.magics import warming
+from nbdream.magics.bridge import Bridge
 from nbdream.magics.completion import matcher
 from nbdream.magics.grammar import Magic
 from nbdream.magics.notebook import Notebook
@@ -29,6 +30,7 @@ SHOWN = {
     ("nbdream.steps.summary", "Evaluation"): "evaluation_bundle",
     ("nbdream.datasets", "OutputDataset"): "rows_bundle",
     ("nbdream.datasets", "OutputDatasetColumn"): "rows_bundle",
+    ("nbdream.browsing", "Browse"): "browse_bundle",
     ("nbdream.trainers.trained", "Trained"): "model_bundle",
     ("nbdream.trainers.base", "Trainer"): "trainer_bundle",
     ("nbdream.trainers.tokens", "Tokens"): "tokens_bundle",
@@ -53,6 +55,7 @@ class Extension:
         self.config = NbDream(parent=shell)
         self.notebook = Notebook(shell, self.config)
         self.matcher = matcher(self.notebook)
+        self.bridge = Bridge(self.notebook, is_cell)
 
     def load(self) -> None:
         """Put everything in. Prints nothing."""
@@ -67,12 +70,14 @@ class Extension:
         shell.Completer.custom_matchers.append(self.matcher)
         for (module, name), function in SHOWN.items():
             shell.display_formatter.mimebundle_formatter.for_type_by_name(module, name, _shower(function))
+        self.bridge.load()
         if self.notebook.has_kernel:
             warming.expect()
 
     def unload(self) -> None:
         """Take everything out again."""
         shell = self.shell
+        self.bridge.unload()
         for name in CELL_MAGICS:
             shell.magics_manager.magics["cell"].pop(name, None)
         shell.magics_manager.magics["line"].pop("dream", None)
@@ -135,6 +140,11 @@ class Extension:
         can_await = self.notebook.has_kernel and getattr(self.shell, "autoawait", False)
         call = "await get_ipython().nbdream.awaited_cell" if can_await else "get_ipython().nbdream.cell"
         return [f"{call}({name!r}, {line!r}, {body!r})\n"]
+
+
+def is_cell(source: str) -> bool:
+    """Whether a cell's text begins with one of our cell magics."""
+    return _FIRST_LINE.match(source.lstrip().partition("\n")[0].rstrip("\r")) is not None
 
 
 def definition(name: str) -> tuple[Magic, Callable[..., Any]]:

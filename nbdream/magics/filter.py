@@ -33,6 +33,7 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     if not call.body.strip():
         raise ArgumentError("%%filter needs a question", "write it below the first line: Is the article about sports? Yes or No.")
     source = notebook.data(needs(call, "from", "%%filter NAME --from ROWS -m MODEL"), "--from")
+    origin = notebook.dataflow.of(call.options["from"])
     args: dict[str, Any] = {"llm": notebook.model(call.get("model")), "template": call.body}
     args |= {ARGUMENTS.get(name, name): value for name, value in call.options.items() if name not in HERE}
     if "with" in call.options:
@@ -41,6 +42,6 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     def make() -> Any:
         from nbdream.steps import Filter
 
-        return Filter(call.name, inputs={"rows": rows_of(source, call.name)}, args=args, **given(call, "background"))
+        return Filter(call.name, inputs={"rows": rows_of(source, call.name, origin)}, args=args, **given(call, "background"))
 
     return make

@@ -47,6 +47,7 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     if "from" in call.options and "n" in call.options:
         raise ArgumentError("--from and -n are both given", "rows come from one of them; --draws asks several times per row")
     source = notebook.data(call.options["from"], "--from") if "from" in call.options else None
+    origin = notebook.dataflow.of(call.get("from", ""))
     llm = notebook.model(call.get("model"))
     args: dict[str, Any] = {"llm": llm, "template": call.body, "column": call.name}
     args |= {ARGUMENTS.get(name, name): value for name, value in call.options.items() if name not in HERE}
@@ -59,7 +60,7 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     def make() -> Any:
         from nbdream.steps import Generate
 
-        inputs = {} if source is None else {"rows": rows_of(source, call.name)}
+        inputs = {} if source is None else {"rows": rows_of(source, call.name, origin)}
         return Generate(call.name, inputs=inputs, args=args, **given(call, "background"))
 
     return make

@@ -43,10 +43,11 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     """Compile the body now; the rows are mapped where it does not block the notebook."""
     positive(call, "limit")
     source = notebook.data(needs(call, "from", "%%map NAME --from ROWS"), "--from")
+    origin = notebook.dataflow.of(call.options["from"])
     function, columns = cell_function(notebook, call.body)
 
     def make() -> Any:
-        rows = rows_of(source, call.name)
+        rows = rows_of(source, call.name, origin)
         if not hasattr(rows, "map"):  # the output of a step, rather than the step
             rows = rows.step
         if "limit" in call.options:

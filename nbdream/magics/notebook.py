@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nbdream import context
 from nbdream.errors import ArgumentError, DataError, ModelError, NbDreamError, Stopped, nearest
 from nbdream.magics import awaiting
+from nbdream.magics.dataflow import Dataflow
 from nbdream.magics.grammar import Call, Magic, parse
 from nbdream.magics.names import Bindings, Scope, evaluate, is_data, is_model, trained
 from nbdream.widgets.progress import NotebookScreen, Progress, TerminalScreen
@@ -34,12 +35,17 @@ class Notebook:
         self.shell = shell
         self.config = config
         self.bindings = Bindings(shell.user_ns)
+        self.dataflow = Dataflow(shell.user_ns)
         self.cell: dict[str, Any] | None = None
         self.in_cell = False
         self._seen: Counter[str] = Counter()
         self._notes: list[str] = []
         self._watched: Any = None
         self._work: set[_Watched] = set()
+        self.watchers: list[Callable[[Session], None]] = []
+        """Called with every session that is opened here."""
+        self.once: dict[str, str] = {}
+        """What cells do the next time that they run, and only then: ``recompute`` what is there, or ``estimate`` what it would cost."""
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -91,6 +97,8 @@ class Notebook:
         if session is not self._watched:
             self._watched = session
             session.new_execution(self.cell)
+            for watcher in self.watchers:
+                watcher(session)
 
     # --- the cell ---------------------------------------------------------------------------------------------------
 
@@ -121,9 +129,12 @@ class Notebook:
         if self.cell is not None:
             self.cell["source"] = redact(self.cell["source"])
 
-    def end_cell(self, _result: Any) -> None:
-        """The cell is over."""
+    def end_cell(self, result: Any) -> None:
+        """The cell is over: know what it has made of what."""
         self.in_cell = False
+        transformed = getattr(getattr(result, "info", None), "transformed_cell", None)
+        if self.cell is not None and transformed:
+            self.dataflow.ran(transformed, self.cell)
 
     def _identity(self, source: str) -> str:
         """Where the front end gives no cell id: the content, and which occurrence of it this is."""
@@ -191,6 +202,11 @@ class Notebook:
         if call.help:
             print(magic.help())
             return call, None
+        call.once = self.once.pop(str((self.cell or {}).get("id")), "")
+        if call.once == "estimate":
+            if all(option.name != "dry_run" for option in magic.options):
+                raise ArgumentError(f"what {magic.shown} costs cannot be estimated", "it asks no model that is paid")
+            call.options["dry_run"] = True
         if call.name:
             self.bindings.check(call.name, bool(call.get("force")))
         return call, plan(self, call)
@@ -217,10 +233,19 @@ class Notebook:
             work.close()
         return self._finish(call, handle)
 
+    def stop(self, step: Any) -> None:
+        """Ask a step to stop, and with it the whole cell that it belongs to."""
+        step.stopping.set()
+        for work in list(self._work):
+            if work.does(step):
+                work.stop()
+
     def _finish(self, call: Call, handle: Any) -> Any:
         for line in self._notes:
             print(line)
         self._notes.clear()
+        if call.once == "estimate":
+            return None
         if call.name and handle is not None:
             self.bindings.bind(call.name, handle)
         return None if call.silent else handle
@@ -232,14 +257,21 @@ class _Watched:
     def __init__(self, notebook: Notebook, call: Call, plan: Plan) -> None:
         self._plan = plan
         self._session = notebook.session()
-        self._door = _Door(self._session, preview="limit" in call.options or "dry_run" in call.options)
-        self.progress = Progress(NotebookScreen() if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note)
+        again = call.name if call.once == "recompute" else None
+        self._door = _Door(self._session, preview="limit" in call.options or "dry_run" in call.options, again=again)
+        self.progress = Progress(
+            NotebookScreen(result=not call.silent) if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note
+        )
         self._leave = self._session.subscribe(self.progress.take)
 
     def call(self) -> Any:
         """Carry it out."""
         with context.using(cast(Any, self._door)):
             return self._plan()
+
+    def does(self, step: Any) -> bool:
+        """Whether ``step`` is one of this cell's."""
+        return self._door.let_in(step)
 
     def stop(self) -> None:
         """Ask what this cell started to stop; harmless when it is over."""
@@ -263,9 +295,10 @@ class _Door:
     Nothing that a preview runs moves a pointer.
     """
 
-    def __init__(self, session: Session, *, preview: bool) -> None:
+    def __init__(self, session: Session, *, preview: bool, again: str | None = None) -> None:
         self._session = session
         self._preview = preview
+        self._again = again
         self._steps: list[Any] = []
         self._shut = False
 
@@ -273,10 +306,15 @@ class _Door:
         """Let a step of this cell into the session."""
         step.runner = self._session
         step.preview = step.preview or self._preview
+        step.force = step.force or step.name == self._again
         self._steps.append(step)
         if self._shut:
             raise Stopped(awaiting.INTERRUPTED, awaiting.GOES_ON)
         self._session.announce(step)
+
+    def let_in(self, step: Any) -> bool:
+        """Whether ``step`` came through this door."""
+        return step in self._steps
 
     def shut(self) -> None:
         """Ask the cell's steps to stop, and let no further one begin."""

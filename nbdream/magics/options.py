@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import ArgumentError
+from nbdream.magics.dataflow import NOTHING, Origin
 from nbdream.magics.grammar import Call, Option
 from nbdream.magics.names import is_handle
 
@@ -51,13 +52,13 @@ def given(call: Call, *names: str) -> dict[str, Any]:
     return {name: call.options[name] for name in names if name in call.options}
 
 
-def rows_of(value: Any, name: str) -> Any:
-    """``value`` as rows of a step: a handle's own, or a data source made of a frame, a dataset or a list."""
+def rows_of(value: Any, name: str, origin: Origin = NOTHING) -> Any:
+    """``value`` as rows of a step: a handle's own, or a data source of a frame, a dataset or a list, which comes from ``origin``."""
     if is_handle(value):
         return value
     from nbdream.steps.sources import DataSource
 
-    return DataSource(f"{name}{TAKEN_OVER}", data=value)
+    return DataSource(f"{name}{TAKEN_OVER}", data=value, made_from=list(origin.results.values()), through=list(origin.cells.values()))
 
 
 def positive(call: Call, *names: str) -> None:

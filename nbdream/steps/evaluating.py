@@ -14,6 +14,7 @@ from nbdream.datasets import OutputDatasetColumn
 from nbdream.errors import ArgumentError, DataError
 from nbdream.ledger import sum_known
 from nbdream.llms.base import LLM
+from nbdream.llms.contexts import PLAIN, ContextTemplate, contexts_of
 from nbdream.llms.hf_transformers import HFTransformers
 from nbdream.llms.labeller import Labeller
 from nbdream.llms.scorer import Scorer
@@ -57,6 +58,9 @@ class Evaluate(Evaluation, Step):
     ``models`` maps names to models; the others are compared with the first one. ``metrics`` are names (``rouge``, ``bleu``,
     ``exact_match``, ``f1``, ``accuracy``, ``perplexity``, ``judge``) and functions of a reference and a prediction. ``judge`` is the
     model that judges. Answers are greedy unless ``temperature`` is given. `summary` says what it comes to.
+
+    ``contexts``, a list of texts a row, stand before its input: for a model that was trained with contexts as it was trained, for the
+    others as for the first of these.
     """
 
     _calls: int
@@ -68,6 +72,7 @@ class Evaluate(Evaluation, Step):
         """Two columns, the models, and what is measured."""
         self.register_input("input", help="the column that is put to the models")
         self.register_input("output", help="the column of the reference answers")
+        self.register_input("contexts", required=False, help="the column of passages that stand before the input")
         self.register_arg("models", help="args={'models': {'base': one_model, 'tweeter': another}, …}")
         self.register_arg("metrics", required=False, default=DEFAULT, help="names of metrics, and functions f(reference, prediction)")
         self.register_arg("judge", required=False, help="the model that compares two answers")
@@ -100,6 +105,7 @@ class Evaluate(Evaluation, Step):
         self._check_models()
         self._check_metrics()
         self._texts = {name: self._column(name) for name in ("input", "output")}
+        self._read = {name: self._in_context(template) for name, template in self._templates().items()}
         counts = {name: len(values) for name, values in self._texts.items()}
         if counts["input"] != counts["output"]:
             raise DataError(f"input has {counts['input']:,} rows and output has {counts['output']:,}", "take the columns of the same step")
@@ -146,6 +152,23 @@ class Evaluate(Evaluation, Step):
                 raise DataError(f"row {number} of {column.name!r} is null", "leave such rows out: .filter(…)")
         return [value if isinstance(value, str) else as_json(value) for value in values]
 
+    def _templates(self) -> dict[str, str]:
+        """How each model reads contexts, where there are any; what was not trained with them reads them as the first that was."""
+        if "contexts" not in self.inputs:
+            return {}
+        own = {name: getattr(model, "context_template", None) for name, model in self.args["models"].items()}
+        usual = next(filter(None, own.values()), PLAIN)
+        return {name: template or usual for name, template in own.items()}
+
+    def _in_context(self, template: str) -> list[str]:
+        """The inputs with their contexts before them."""
+        column = self.inputs["contexts"]
+        assert isinstance(column, OutputDatasetColumn)
+        questions = self._texts["input"]
+        if len(column) != (rows := len(self.inputs["input"])):
+            raise DataError(f"contexts has {len(column):,} rows and input has {rows:,}", "take the columns of the same step")
+        return ContextTemplate(template).before(questions, contexts_of(column)[: len(questions)])
+
     def parameters(self, llm: LLM) -> dict[str, Any]:
         """How a model is asked: what was given; a default of ours only where the model takes it."""
         defaults = {"temperature": GREEDY, "max_tokens": MAX_TOKENS}
@@ -161,6 +184,8 @@ class Evaluate(Evaluation, Step):
             "metrics": [metric.name if metric.code is None else {metric.name: metric.code} for metric in self.metrics],
             **{name: self.args[name] for name in ("limit", "seed", "temperature", "max_tokens") if self.args[name] is not None},
         }
+        if templates := self._templates():
+            args["context_template"] = templates
         return {**args, "judge": self.args["judge"]} if self._measures(JUDGE) else args
 
     @property
@@ -187,13 +212,14 @@ class Evaluate(Evaluation, Step):
             answers, likelihoods = self._answers(memory)
             verdicts = self._verdicts(memory, answers) if self._measures(JUDGE) else None
         rows: list[dict[str, Any]] = []
-        for number, (text, reference) in enumerate(zip(*self._texts.values(), strict=True)):
+        for number, reference in enumerate(self._texts["output"]):
             for name in self.llms:
                 answer = answers[name][number]
                 if answer.error is not None:
                     yield _failure(number, name, answer)
                     continue
-                row = {ROW: number, MODEL: name, INPUT: text, REFERENCE: reference, PREDICTION: answer.text or ""}
+                asked = self._inputs_of(name)[number]
+                row = {ROW: number, MODEL: name, INPUT: asked, REFERENCE: reference, PREDICTION: answer.text or ""}
                 row |= self._scores(row)
                 if likelihoods:
                     row |= likelihood_columns(likelihood := likelihoods[name][number])
@@ -208,19 +234,24 @@ class Evaluate(Evaluation, Step):
 
     def _answers(self, memory: contextlib.ExitStack) -> tuple[dict[str, list[Reply]], dict[str, list[Reply]]]:
         """What each model answers, and where it is asked for, how likely it holds the references."""
-        inputs, references = self._texts["input"], self._texts["output"]
+        references = self._texts["output"]
         scored, judged = self._measures(PERPLEXITY), self._measures(JUDGE)
         self._before = self._last = self._held = None
-        self._calls = len(inputs) * (len(self.llms) * (1 + scored) + 2 * (len(self.llms) - 1) * judged)
+        self._calls = len(references) * (len(self.llms) * (1 + scored) + 2 * (len(self.llms) - 1) * judged)
         answers: dict[str, list[Reply]] = {}
         likelihoods: dict[str, list[Reply]] = {}
         for name, llm in self.llms.items():
             self._hold(memory, llm)
+            inputs = self._inputs_of(name)
             answers[name] = self._replies(llm, llm.requests(inputs, seed=self.args["seed"], **self.parameters(llm)))
             if scored and isinstance(llm, HFTransformers):
                 scorer = Scorer(llm)
                 likelihoods[name] = self._replies(scorer, scorer.pairs(inputs, references))
         return answers, likelihoods
+
+    def _inputs_of(self, name: str) -> list[str]:
+        """What a model is asked."""
+        return self._read.get(name, self._texts["input"])
 
     def _hold(self, memory: contextlib.ExitStack, llm: LLM) -> None:
         """Let a local model into memory, and the one before it out, if it was not there already: there may be room for one."""
@@ -246,7 +277,7 @@ class Evaluate(Evaluation, Step):
                 if one.error is None and other.error is None:
                     found[name, number] = ()
                     if one.text != other.text:
-                        texts = self._texts["input"][number], self._texts["output"][number]
+                        texts = self._inputs_of(name)[number], self._texts["output"][number]
                         duels[name, number] = (*texts, one.text or "", other.text or "")
         self._calls -= 2 * (len(first) * len(others) - len(duels))
         judge: LLM = self.args["judge"]

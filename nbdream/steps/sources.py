@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from nbdream.steps.returns import Batch, LazyRowBatches, LazyRows, normalize
 
 if TYPE_CHECKING:
     from nbdream.objects import ResultFolder
+    from nbdream.steps.handle import StepHandle
 
 
 class _Source(Step):
@@ -43,12 +44,33 @@ class _Source(Step):
 class DataSource(_Source):
     """Rows from memory: a dict of columns, a list of dicts, a dataset, a frame, or a generator function of rows.
 
-    Data counts by its content, a function by its code.
+    Data counts by its content, a function by its code. ``made_from``: the results that the data was computed from, by Python in
+    between. They are recorded as its origin: it stands in the graph below them, and is stale when one of them has changed.
+    ``through``: the cells that computed it, as records with a ``source``.
     """
 
-    def __init__(self, name: str, data: Any, total_num_rows: int | None = None, auto_progress: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        data: Any,
+        total_num_rows: int | None = None,
+        auto_progress: bool = True,
+        made_from: Sequence[StepHandle] = (),
+        through: Sequence[Mapping[str, Any]] = (),
+        **options: Any,
+    ) -> None:
         args = {"data": data, "total_num_rows": total_num_rows, "auto_progress": auto_progress}
+        self.made_from, self.through = list(made_from), [dict(cell) for cell in through]
         super().__init__(name, args=args, **options)
+
+    def use(self) -> dict[str, Any]:
+        """Its place in the graph: below what the data was computed from."""
+        place = super().use()
+        for above in self.made_from:
+            columns = list(above.output.column_names) if above.node["kind"] != "run" else []
+            name = above.name if above.name not in place["inputs"] else f"{above.name} ({above.use_id[:8]})"  # of another time
+            place["inputs"][name] = {"recipe": above.key, "use": above.use_id, "columns": columns, "whole": True}
+        return {**place, "through": self.through} if self.through else place
 
     def validate(self) -> None:
         """Reads what is not a function, so that its content can be told."""
