@@ -1,9 +1,10 @@
-"""The example notebook, executed as it is but for its size: everything in it works, and a second time nothing is paid for."""
+"""The example notebooks, executed: everything in them works, and a second time nothing is paid for."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nbdream import Session
 from nbdream.files import read_lines
 
 SOURCE = Path(__file__).parent.parent / "example_notebooks" / "01_abstract_to_tweet.ipynb"
@@ -70,3 +72,14 @@ def test_it_runs_and_a_second_time_costs_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "published" / published / "README.md").read_text().startswith("---\n")
     assert list((tmp_path / "published" / "abstracts_and_tweets").rglob("*.parquet"))
     assert (tmp_path / "published" / "abstract-to-tweet-model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_taste_is_learned_from_pairs_and_asked_about_other_things(tmp_path: Path) -> None:
+    notebook = shutil.copy(SOURCE.with_name("02_a_taste_for_water.ipynb"), tmp_path)
+    told = run(Path(notebook))
+    assert [cell["state"] for cell in told["cells"]] == ["done"] * len(told["cells"])
+    with Session(tmp_path / "output") as session:
+        shares = session.load("scores").summary
+    assert shares["poet"]["watery"].low > shares["base"]["watery"].high, "the intervals do not touch"
