@@ -6,7 +6,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -98,6 +98,8 @@ def _compare(name: str, old: Form, new: Form) -> Iterator[str]:
     tags = _tag(old), _tag(new)
     if tags == ("model", "model"):
         yield from _model(name, old, new)
+    elif tags == ("decisions", "decisions"):
+        yield decisions_since(old, new) or f"{name} changed"
     elif tags[0] == tags[1] and tags[0] in ("function", "class", "module", "schema", "method", "partial", "cached", "property", "code"):
         yield from _code(name, old, new)
     elif tags[0] == tags[1] and tags[0] is not None and (part := next((key for key in ("fields", "state") if key in new), None)):
@@ -125,6 +127,16 @@ def _lists(name: str, old: list[Form], new: list[Form]) -> Iterator[str]:
     yield from _compare(f"{name}[{changed[0]}]", old[changed[0]], new[changed[0]])
     if len(changed) > 1:
         yield f"{len(changed) - 1:,} more items of {name} changed"
+
+
+def decisions_since(old: Mapping[str, Form], new: Mapping[str, Form]) -> str | None:
+    """How what people decided has changed, of a ``count`` and a ``digest`` each; None when it has not."""
+    if old["digest"] == new["digest"]:
+        return None
+    more = int(new["count"]) - int(old["count"])
+    if not more:
+        return "some decisions changed"
+    return f"{abs(more):,} {'more' if more > 0 else 'fewer'} decision{'' if abs(more) == 1 else 's'}"
 
 
 DIGEST = re.compile(r"[0-9a-f]{64}")

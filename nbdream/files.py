@@ -87,7 +87,10 @@ def append_line(path: Path, value: Any) -> None:
         line = (json.dumps(secrets.scrub(value), ensure_ascii=False) + "\n").encode(errors="surrogatepass")
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, line)
+            written = os.write(fd, line)
+            if written < len(line):  # the disk is full, and half a line would spoil the next one
+                os.ftruncate(fd, os.fstat(fd).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
 

@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 CREDENTIALS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
-OURS = ("NBDREAM_", "JPY_", "OPENAI_", "AZURE_", "ANTHROPIC_", "HF_", "HUGGING")
+OURS = ("NBDREAM_", "JPY_", "OPENAI_", "AZURE_", "ANTHROPIC_", "HF_", "HUGGING", "TRACKIO_", "WANDB_")
 
 
 def free_port() -> int:

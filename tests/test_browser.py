@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from nbdream.widgets.mime import TABLE
 from tests.conftest import free_port
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -115,4 +116,4 @@ def test_a_notebook_in_jupyterlab(lab: str, tmp_path: Path) -> None:
 
     saved = [cell.outputs for cell in nbformat.read(tmp_path / "n.ipynb", as_version=4).cells]
     assert [set(output.data) for output in saved[3]] == [{"text/plain", "image/svg+xml"}]
-    assert [set(output.data) for output in saved[1]] == [{"text/plain", "text/html"}]
+    assert [set(output.data) for output in saved[1]] == [{"text/plain", "text/html", TABLE}]

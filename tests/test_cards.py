@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from nbdream import cards
+from nbdream.cards.curve import curve_svg
 from nbdream.cards.graph import maker, stages
 from nbdream.cards.managed import block, replace
 from nbdream.errors import HubError
@@ -301,9 +302,9 @@ def test_hostile_texts_are_texts_in_html(text: str) -> None:
             self.words.append(data)
 
     reader = Reader()
-    reader.feed(cards.card_html(hostile_graph(text)))
-    assert reader.tags <= {"div", "p", "strong", "details", "summary", "small", "table", "tr", "th", "td", "span", "br", "pre", "a"}
-    assert reader.attributes <= {"style", "class", "open", "scope", "href", "rel", "target"}
+    reader.feed(cards.card_html(hostile_graph(text), curve_svg({text: [(1, 1)]}, text)))
+    assert reader.tags <= {"div", "img", "p", "strong", "details", "summary", "small", "table", "tr", "th", "td", "span", "br", "pre", "a"}
+    assert reader.attributes <= {"style", "class", "open", "alt", "src", "scope", "href", "rel", "target"}
     assert text.splitlines()[0].strip("\x1b\u202e")[:5] in "".join(reader.words)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nbdream import Session
 from nbdream.errors import SessionError
+from nbdream.files import append_line, write_json
 from nbdream.llms import EchoLLM
 from nbdream.steps import DataFromPrompt, DataSource
+from nbdream.workers import runs
+from nbdream.workers.paths import RunPaths
+from tests import tiny
+from tests.training import EPOCHS, STEPS, finish, losses, prepare, started_warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts a small disk")
 
@@ -74,3 +82,70 @@ def test_a_read_only_folder_is_one_line(disk: Callable[..., Path]) -> None:
         Session(folder / "another").start()
     disk()
     shutil.rmtree(folder / "s")
+
+
+# --- training -------------------------------------------------------------------------------------------------------------
+
+
+def fill(folder: Path) -> None:
+    """Take what space there is."""
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(MiB))
+
+
+@pytest.mark.slow
+def test_a_run_whose_disk_fills_says_so_and_goes_on_from_its_last_whole_checkpoint(
+    disk: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nbdream.workers import checkpoint
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder = disk()
+    schedule = {"num_train_epochs": EPOCHS, "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 4}
+    paths, spec = prepare(folder / "run", tiny.causal(tmp_path / "causal"), devices=2, arguments=schedule)
+    pids: list[int] = []
+
+    def attempt(at: int | None) -> dict[str, Any]:
+        """Start the run, or go on; once the checkpoint of step ``at`` is there, the disk is full."""
+
+        def hear(event: dict[str, Any]) -> None:
+            if event["type"] == "spawned":
+                pids.append(event["pid"])
+            if event["type"] == "save" and event["step"] == at:
+                fill(folder)
+
+        runs.launch(paths, spec)
+        return finish(paths, hear)[0]
+
+    with started_warm():
+        ended = attempt(4)
+        assert ended["state"] == "failed"
+        assert re.search("full|No space left", ended["message"]), ended
+        assert "\n" not in ended["message"]
+        assert "free some space" in ended["hint"]
+        last = checkpoint.last_whole(paths.checkpoints)
+        assert last is not None
+        assert last.name == "checkpoint-4"
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        (folder / "filler").unlink()
+        assert attempt(None)["state"] == "done"
+    assert [event["step"] for event in runs.events(paths) if event["type"] == "resumed"] == [4]
+    assert sorted(losses(runs.events(paths))) == list(range(1, STEPS + 1))
+
+
+def test_no_half_a_line_is_left_and_a_run_that_could_not_say_why_it_ended_is_told_for_it(disk: Callable[..., Path]) -> None:
+    folder = disk(size=1 * MiB)
+    paths = RunPaths(folder / "run")
+    write_json(paths.spec, {"format": 1})
+    append_line(paths.events, {"type": "log", "step": 0})
+    fill(folder)
+    with pytest.raises(SessionError, match="is full"):
+        append_line(paths.events, {"type": "log", "step": 0, "long": "x" * 5000})  # the file's last page still takes some of it
+    told = runs.result(paths)
+    assert told is not None
+    assert (told["state"], told["message"]) == ("failed", f"the disk of {paths.folder} is full")
+    (folder / "filler").unlink()
+    append_line(paths.events, {"type": "log", "step": 1})
+    assert {event["step"] for event in runs.events(paths)} == {0, 1}
+    assert runs.result(paths) != told

@@ -354,6 +354,8 @@ def test_types_survive(hub: Any) -> None:
 class Trained:
     """A trained model, as the trainers give it."""
 
+    picture = "<svg>a curve</svg>"
+
     def __init__(self, path: Path, graph: dict[str, Any] | None = None) -> None:
         self.model_path = str(path)
         self.runner = Runner(graph or three_steps())
@@ -396,6 +398,8 @@ def test_a_model_loads_back_with_the_same_weights(hub: Any, model_folder: Path) 
     assert not [path for path in files if path.endswith((".bin", ".pt", ".pkl", ".md")) and path != "README.md"]
     assert json.loads(files["training_args.json"]) == {"epochs": 30, "batch_size": 8}
     assert list(json.loads(files["nbdream.json"])["model_card"]) == ["tweeter"]
+    assert files["training.svg"] == b"<svg>a curve</svg>"
+    assert b"![loss](training.svg)" in files["README.md"]
     publishing.publish_model(Trained(model_folder), "org/tweeter")
     assert hub.commits("model", "org/tweeter") == ["initial commit", "Publish with nbdream"]
 

@@ -16,6 +16,7 @@ from nbdream.widgets.plot import measured, training_figure
 from nbdream.widgets.tokens import tokens_bundle
 from tests import hostile, tiny
 from tests.notebook import kernel_in
+from tests.test_attach import LiveRun
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_tokens_of_an_encoder_and_what_cannot_be_looked_at(session: Session, mod
     assert learned.text == f"{data['answer'][0]}<eos>"
     assert told.facts["batching"] == "grouped"
     trainer = TrainHFFineTune("learner", str(models["causal"]))
-    with pytest.raises(DataError, match="row 1 has"):
+    with pytest.raises(DataError, match="row 0 has"):
         trainer.tokens(data["question"], data["answer"], max_length=3, truncate=False)
     with pytest.raises(DataError, match="rows and"):
         trainer.tokens(data["question"], rows(23)["answer"])
@@ -133,3 +134,50 @@ def test_the_verbs_in_a_notebook(tmp_path: Path) -> None:
         plotted = kernel.run("figure = %dream plot counter\nfigure.data[0].x")
         assert plotted.error == ""
         assert "1" in plotted.text
+
+
+def points(message: dict[str, Any]) -> dict[str, int]:
+    """How many points of each curve a message to the page holds."""
+    state = message["content"].get("data", {}).get("state", {}) if message["msg_type"] == "comm_msg" else {}
+    return {name: len(curve) for name, curve in state.get("series", {}).items()}
+
+
+@pytest.mark.slow
+def test_runs_that_go_on_grow_in_one_picture_and_end_as_a_figure(tmp_path: Path) -> None:
+    with kernel_in(tmp_path) as kernel:
+        assert kernel.run("%load_ext nbdream\n%dream open ./output").error == ""
+        one, two = LiveRun(tmp_path / "output", "one"), LiveRun(tmp_path / "output", "two")
+        running = kernel.start("figure = %dream plot one two")
+        seen = []
+        for message in kernel.messages(running):
+            seen.append(message)
+            if points(message) == {"one": 2, "two": 2}:
+                one.say({"type": "eval", "step": 2, "max_steps": 24, "eval_loss": 0.7})
+                two.log(3)
+            if points(message) == {"one": 2, "one (validation)": 1, "two": 3}:
+                one.end(state="done", step=2)
+                two.log(4)
+            if points(message).get("two") == 4:
+                two.end(state="stopped", step=4)
+        assert {"one": 2, "one (validation)": 1, "two": 4} in [points(message) for message in seen]
+        shown = next(message["content"]["data"] for message in seen if message["msg_type"] == "display_data")
+        assert "two: training · step 2 of 24" in shown["text/plain"]
+        assert shown["image/svg+xml"].count("<polyline") == 2
+        assert (seen[-1]["msg_type"], seen[-1]["content"]) == ("clear_output", {"wait": False}), "what was live does not stay"
+        assert "['one', 'one', 'two'] [1.0, 0.5, 0.3" in kernel.run("print([t.name for t in figure.data[:3]], list(figure.data[2].y))").text
+
+        (shown,) = [message["content"]["data"] for message in kernel.run("figure").outputs]
+        assert shown["application/vnd.plotly.v1+json"]["data"][0]["name"] == "one"
+        assert shown["image/svg+xml"].count("<polyline") == 3
+
+        three = LiveRun(tmp_path / "output", "three")
+        running = kernel.start("%dream plot three")
+        left = []
+        for message in kernel.messages(running):
+            left.append(message)
+            if points(message):
+                kernel.manager.interrupt_kernel()
+        (error,) = [message["content"] for message in left if message["msg_type"] == "error"]
+        assert (error["ename"], "the runs go on" in error["evalue"]) == ("Stopped", True)
+        assert not three.paths.stop.exists()
+        three.lock.release()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from nbdream import Session
 from nbdream.errors import ArgumentError, BrokenFileError, DataError, Stopped, TrainingError
 from nbdream.files import Lock, write_json
+from nbdream.magics.dream import card_view
 from nbdream.steps import DataSource, Prompt
 from nbdream.trainers import TrainHFFineTune
 from nbdream.trainers.arguments import Batch, check_names, cut_batch, devices_of, library_arguments, number, plain_adapter
@@ -211,7 +213,7 @@ def test_what_is_cut_is_counted(models: dict[str, Path]) -> None:
     assert (len(made.rows), made.truncated, made.dropped) == (2, 2, 1)
     exact = causal_rows(tokenizer, inputs[:1], ["blue"], max_length=len(causal_rows(tokenizer, inputs[:1], ["blue"]).rows[0]["input_ids"]))
     assert (len(exact.rows), exact.truncated) == (1, 0)
-    with pytest.raises(DataError, match="row 2"):
+    with pytest.raises(DataError, match="row 1"):
         causal_rows(tokenizer, inputs, ["blue cat dog bird"] * 3, max_length=12, truncate=False)
 
 
@@ -442,6 +444,8 @@ def test_what_was_trained_is_loaded(trained: dict[str, Any], models: dict[str, P
         assert again.node["models"][0]["identity"]["content"]
         assert again.examples == inputs[:3]
         assert "model_card" in again.training_card()
+        assert again.picture.count("<polyline") == 2
+        assert b64encode(again.picture.encode()).decode() in card_view(session, again).bundle["text/html"], "the curve in the card"
         asked = Prompt("asked", inputs={"prompts": data.take(2).output["question"]}, args={"llm": again, "max_new_tokens": 2})
         assert {"asked", "tweeter", "rows"} <= {place["use"]["name"] for place in session.graph(asked)["nodes"].values()}
         assert session.load("asked").output[:] == asked.output[:]

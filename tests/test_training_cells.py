@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from nbdream.cli.live import shown
 from tests.notebook import Kernel, kernel_in
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -80,6 +81,7 @@ def test_training_outlives_its_kernel_and_its_cell_attaches(kernel: Kernel, tmp_
     assert attached.error == ""
     assert f"counter · demo · {STEPS} steps" in attached.text
     assert max(points(message) for message in attached.messages) == STEPS
+    assert any(f"step {STEPS} of {STEPS} · loss " in shown(message) for message in attached.messages), "as a terminal shows it"
     (run,) = tmp_path.glob("output/objects/*/events.jsonl")
     kinds = [json.loads(line)["type"] for line in run.read_text().splitlines()]
     assert (kinds.count("begin"), kinds.count("resumed"), kinds.count("log")) == (1, 0, STEPS), "it was not begun again"

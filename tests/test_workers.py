@@ -246,7 +246,7 @@ def test_a_broken_checkpoint_is_named_and_nothing_in_it_runs(stopped: RunPaths, 
     last = checkpoint.last_whole(stopped.checkpoints)
     assert last is not None
     files = sorted(path.name for path in last.iterdir())
-    assert {"weights.safetensors", "optimizer.safetensors", "whole.json", "rng-1.json"} <= set(files)
+    assert {"weights.0.safetensors", "weights.1.safetensors", "optimizer.1.safetensors", "whole.json", "rng-1.json"} <= set(files)
     for name in files:
         copy = tmp_path / "checkpoints"
         shutil.copytree(stopped.checkpoints, copy)

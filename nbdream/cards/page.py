@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 from nbdream import escape
@@ -15,11 +16,16 @@ _NAME = "opacity:.7;margin:.4em 0 0"
 _WORDS = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:.9em"
 
 
-def card_html(graph: Graph) -> str:
-    """The card of ``graph`` as HTML: the result first, then what it comes from; without script, widget or random id."""
+def card_html(graph: Graph, picture: str = "") -> str:
+    """The card of ``graph`` as HTML: the result first, then what it comes from; without script, widget or random id.
+
+    ``picture``: an SVG of the result.
+    """
     found = stages(graph)
     above = len(found) - 1
     head = f"<p><strong>{escape.html(found[-1].name)}</strong> · {above} step{'' if above == 1 else 's'} before it</p>"
+    if picture:  # as an image: of SVG within HTML, what removes it would leave the words
+        head += f'<img alt="{escape.html(found[-1].name)}" src="data:image/svg+xml;base64,{b64encode(picture.encode()).decode()}">'
     return f'<div class="nbdream-card">{head}{"".join(_stage(stage, stage is found[-1]) for stage in reversed(found))}</div>'
 
 

@@ -50,6 +50,8 @@ class ModelFacts:
     """What it is for, as the Hub calls it."""
     labels: int | None = None
     """How many labels a classifier has."""
+    picture: str = ""
+    """The file of its curve, beside the README."""
 
 
 def front_matter(readme: str | None) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def readme_dataset(graph: Graph, existing: str | None, facts: DatasetFacts) -> s
     ours = {
         "tags": _tags(given, graph, found, facts.synthetic),
         "source_datasets": _hub_names(found) or given.get("source_datasets"),
+        "annotations_creators": _annotators(found) or given.get("annotations_creators"),
         "size_categories": [_size(sum(facts.splits.values()))],
         "library_name": "nbdream",
         "license": _license(found) or given.get("license"),
@@ -123,7 +126,7 @@ def _model_body(found: Sequence[Stage], facts: ModelFacts) -> str:
         for part in (
             what,
             body.section("Use it", f"```python\n{_usage(facts)}\n```"),
-            body.section("Training", settings if run.settings else ""),
+            body.section("Training", f"![loss]({facts.picture})" if facts.picture else "", settings if run.settings else ""),
             *_provenance(found),
         )
         if part
@@ -225,6 +228,12 @@ def _license(found: Sequence[Stage]) -> str | None:
     declared = [card for card in found[-1].node.get("cards") or [] if isinstance(card, dict)]
     names = [text for card in declared if card.get("type") in (LICENSE, "LICENSE") for text in texts(card.get("value"))]
     return names[0] if len(names) == 1 and _IDENTIFIER.fullmatch(names[0]) else None
+
+
+def _annotators(found: Sequence[Stage]) -> list[str]:
+    """Who annotated, as the Hub has it, of all the steps that say so."""
+    cards = [card for stage in found for card in stage.node.get("cards") or [] if isinstance(card, dict)]
+    return list(dict.fromkeys(str(card.get("value")) for card in cards if card.get("type") == "annotations_creators"))
 
 
 def _hub_names(found: Sequence[Stage]) -> list[str]:

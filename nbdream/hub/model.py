@@ -18,6 +18,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".spm")
 """Files of a model folder that are published. Nothing that is unpickled is among them."""
 ARGUMENTS = "training_args.json"
+CURVE = "training.svg"
 
 
 def publish_model(
@@ -44,6 +45,8 @@ def publish_model(
     files |= {name: _without_paths(folder / name, run) for name in files if name in ("config.json", "adapter_config.json")}
     files[ARGUMENTS] = card_json(run.arguments).encode()
     files[CARD] = card_json(cards.model_card(graph)).encode()
+    if picture := getattr(trained, "picture", ""):
+        files[CURVE] = picture.encode()
     refuse_secrets({}, {name: _text(content) for name, content in files.items() if not name.endswith((".safetensors", ".model", ".spm"))})
     place = open_target(repo_id, "model", graph, branch=branch, private=private, token=token, yes=yes)
     facts = cards.ModelFacts(
@@ -55,6 +58,7 @@ def publish_model(
         chat="chat_template.jinja" in files,
         examples=[str(text) for text in getattr(trained, "examples", None) or []],
         synthetic=is_synthetic,
+        picture=CURVE if picture else "",
     )
 
     def build(existing: str | None) -> Change:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import ArgumentError, nearest
@@ -22,10 +22,12 @@ class Method:
     columns: Mapping[str, str]
     train: str = "train"
     """The trainer's method that is called."""
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Columns that the body may name."""
 
 
 METHODS = {
-    "sft": Method("TrainHFFineTune", {"input": "input", "output": "output"}),
+    "sft": Method("TrainHFFineTune", {"input": "input", "output": "output"}, optional={"contexts": "contexts"}),
     "dpo": Method("TrainHFDPO", {"prompt": "prompts", "chosen": "chosen", "rejected": "rejected"}),
     "classifier": Method("TrainHFClassifier", {"input": "input", "output": "output"}),
     "embedder": Method("TrainSentenceTransformer", {"anchor": "anchors", "positive": "positives"}, "train_with_positive_pairs"),
@@ -40,6 +42,7 @@ FURTHER = {
 COLUMNS = {
     "input": "the column that is the question",
     "output": "the column that is the answer",
+    "contexts": "sft: a column of lists of texts, passages that stand before the input; context_template says how each is written",
     "prompt": "dpo: the column that is asked",
     "chosen": "dpo: the column of the better answer",
     "rejected": "dpo: the column of the other answer",
@@ -52,8 +55,8 @@ COLUMNS = {
 
 MAGIC = Magic(
     name="train",
-    summary="Train a model on the rows of --on. The body is YAML: the columns (input and output; for dpo prompt, chosen and rejected; "
-    "for embedder anchor and positive, and negative where there is one; or anchor, other and label), "
+    summary="Train a model on the rows of --on. The body is YAML: the columns (input and output, and contexts where there are any; "
+    "for dpo prompt, chosen and rejected; for embedder anchor and positive, and negative where there is one; or anchor, other and label), "
     "epochs (default 3), batch_size (8), lora ({r: 8}; default none), learning_rate (for sft 2e-5, with lora 2e-4, for T5 1e-3), and every "
     "argument of transformers' TrainingArguments.",
     options=(
@@ -84,17 +87,21 @@ def plan(notebook: Notebook, call: Call) -> Plan:
     call.options.setdefault("method", "sft")
     on = notebook.data(needs(call, "on", "%%train NAME --on tweets.train --base MODEL"), "--on")
     held_out = notebook.data(call.options["eval"], "--eval") if "eval" in call.options else None
+    origins = {side: notebook.dataflow.of(call.get(side, "")) for side in ("on", "eval")}
     base = base_model(notebook, needs(call, "base", "for example --base google/t5-v1_1-base, or --base demo"))
     method = method_of(call)
     columns = {name: needs_setting(call, column) for column, name in method.columns.items()}
+    columns |= {name: str(call.options[column]) for column, name in method.optional.items() if column in call.options}
     for column in COLUMNS:
-        if column in call.options and column not in method.columns:
-            raise ArgumentError(f"--method {call.options['method']} has no column {column!r}", f"its columns: {', '.join(method.columns)}")
+        if column in call.options and column not in (known := {**method.columns, **method.optional}):
+            raise ArgumentError(f"--method {call.options['method']} has no column {column!r}", f"its columns: {', '.join(known)}")
+
+    settings = with_code(notebook, call.settings)
 
     def make() -> Any:
-        rows = rows_of(on, f"{call.name} train")
-        held = None if held_out is None else rows_of(held_out, f"{call.name} eval")
-        return train(call, method, base, rows, held, columns)
+        rows = rows_of(on, f"{call.name} train", origins["on"])
+        held = None if held_out is None else rows_of(held_out, f"{call.name} eval", origins["eval"])
+        return train(call, method, base, rows, held, columns, settings)
 
     return make
 
@@ -120,17 +127,36 @@ def needs_setting(call: Call, name: str) -> str:
     return str(call.options[name])
 
 
-def train(call: Call, method: Method, base: str, rows: Any, held_out: Any, columns: dict[str, str]) -> Any:
+def train(call: Call, method: Method, base: str, rows: Any, held_out: Any, columns: dict[str, str], settings: dict[str, Any]) -> Any:
     """Construct the trainer and train: the trained model; with --background the trainer, whose ``model`` waits."""
     from nbdream import trainers
 
     kind = getattr(trainers, method.trainer)
-    made, trained = sorted_settings(call.settings, kind.arguments())
+    made, trained = sorted_settings(settings, kind.arguments())
     given_columns = {f"train_{side}": rows[column] for side, column in columns.items()}
     if held_out is not None:
         given_columns |= {f"validation_{side}": held_out[column] for side, column in columns.items()}
     trainer = kind(call.name, base, **given(call, "devices"), **made)
     return getattr(trainer, method.train)(**given_columns, **given(call, "background", "replace"), **trained)
+
+
+def with_code(notebook: Notebook, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a cell, with the notebook's functions and classes in place of their names."""
+    from nbdream.trainers.hooks import CALLBACKS, HOOKS
+
+    def meant(name: str, value: Any) -> Any:
+        if value in notebook.variables:
+            return notebook.variables[value]
+        code = [known for known, held in notebook.variables.items() if callable(held) and not known.startswith("_")]
+        raise ArgumentError(f"{name}: there is no {value!r} in the notebook", nearest(str(value), code, "define it in a cell before"))
+
+    found = dict(settings)
+    for name in HOOKS:
+        if found.get(name) is not None:
+            values = found[name] if isinstance(found[name], list) else [found[name]]
+            made = [meant(name, value) for value in values]
+            found[name] = made if name == CALLBACKS else made[0]
+    return found
 
 
 SETTINGS = {
@@ -148,12 +174,21 @@ SETTINGS = {
 """YAML keys that say what is trained, and the trainer's arguments for them; the other keys are those of its ``train``."""
 
 
+def methods_with(setting: str) -> list[str]:
+    """The methods whose trainers have a setting of their own of this name."""
+    from nbdream import trainers
+
+    return [name for name, method in METHODS.items() if setting in getattr(trainers, method.trainer).own]
+
+
 def sorted_settings(settings: dict[str, Any], own: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of a cell: those of the trainer and those of its ``train`` (``own``); an unknown one is an error."""
     from nbdream.trainers.arguments import SET_BY_US, library_arguments
 
     known = own | (library_arguments() - SET_BY_US)
     for name in settings:
+        if name not in known and (methods := methods_with(name)):
+            raise ArgumentError(f"this method takes no {name!r}", f"it is for --method {' and '.join(methods)}: leave it out")
         if name not in known and name not in SETTINGS:
             options = {option.name for option in MAGIC.options}
             raise ArgumentError(f"%%train knows no key {name!r}", nearest(name, known | set(SETTINGS) | options, "its keys are"))

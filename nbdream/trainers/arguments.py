@@ -19,10 +19,17 @@ SET_BY_US = frozenset({
 """Arguments of the library's that follow from the run itself."""
 
 NOT_COUNTED = (
-    "dataloader_", "disable_", "hub_", "include_for_", "log_", "logging_", "per_device_", "project", "report_to", "run_name", "save_",
-    "trackio_",
+    "activation_checkpointing", "dataloader_", "disable_", "gradient_checkpointing", "hub_", "include_for_", "log_", "logging_",
+    "per_device_", "project", "report_to", "run_name", "save_", "trackio_",
 )  # fmt: skip
-"""Beginnings of names that cannot change the model: what is shown, what is kept, how fast rows come."""
+"""Beginnings of names that cannot change the model: what is shown, what is kept, how fast rows come, what is computed twice."""
+
+MEMBERS = {
+    "eval_strategy": library.INTERVALS, "logging_strategy": library.INTERVALS, "save_strategy": library.SAVING,
+}  # fmt: skip
+AT_LEAST_0 = ("adam_beta1", "adam_beta2", "adam_epsilon", "dataloader_num_workers", "max_grad_norm")
+ABOVE_0 = ("eval_steps", "logging_steps", "per_device_eval_batch_size", "save_steps")
+"""Numbers of the library's and their ranges: told here, and not by a process that fails."""
 
 WITHOUT_EFFECT = frozenset({
     "distributed_config", "log_level", "logging_dir", "overwrite_output_dir", "precompute_ref_log_probs", "progress_interval", "verbose",
@@ -45,7 +52,31 @@ def check_names(given: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]
         if name not in allowed:
             raise ArgumentError(f"training takes no argument {name!r}", nearest(name, allowed | own))
     library.check_kinds(kept, library.fields(*library.ARGUMENTS))
+    _check_values(kept)
     return kept
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for a value that the library would refuse when a process is up, or quietly leave aside."""
+    told = {name: value for name, value in given.items() if value is not None}
+    for name, where in MEMBERS.items():
+        if name in told:
+            library.check_member(name, told[name], where)
+    for name in (*AT_LEAST_0, *ABOVE_0):
+        if name in told:
+            number(name, told[name], least=0 if name in AT_LEAST_0 else None)
+    for name in ("adam_beta1", "adam_beta2"):
+        if told.get(name, 0) >= 1:
+            raise ArgumentError(f"{name} is {told[name]}", "it is less than 1, for example 0.9")
+    if told.get("max_steps", -1) < 1 and told.get("max_steps", -1) != -1:
+        raise ArgumentError(f"max_steps is {told['max_steps']}", "it is 1 or more; left out, epochs says how long it trains")
+    if told.get("bf16") and told.get("fp16"):
+        raise ArgumentError("bf16 and fp16 are both true", "give one of the two")
+    if told.get("label_smoothing_factor"):
+        raise ArgumentError("label_smoothing_factor has no place in the losses of nbdream", "leave it out")
+    parts = told.get("optim_args") or ""
+    if isinstance(parts, str) and any("=" not in part for part in parts.split(",") if part.strip()):
+        raise ArgumentError(f"optim_args is {parts!r}", "it is a list of settings: optim_args: 'rank=64, scale=0.5'")
 
 
 def counted(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +152,38 @@ def sharded(fsdp: Any) -> bool:
     if isinstance(fsdp, str) and set(fsdp.split()) - SHARDING:
         raise ArgumentError(f"fsdp is {fsdp!r}", "it is true or false")
     return fsdp is None or bool(fsdp)
+
+
+SHARDS: Mapping[str, tuple[Any, ...]] = {
+    "activation_checkpointing": (True, False),
+    "auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", "NO_WRAP"),
+    "cpu_offload": (True, False),
+    "cpu_ram_efficient_loading": (True, False),
+    "reshard_after_forward": (True, False),
+    "state_dict_type": ("FULL_STATE_DICT", "SHARDED_STATE_DICT"),
+    "transformer_layer_cls_to_wrap": (),
+    "version": (2,),
+}
+"""What ``fsdp_config`` says of FSDP2, and its values where they are few."""
+ONLY_FSDP1 = frozenset({"backward_prefetch", "forward_prefetch", "limit_all_gathers", "sync_module_states", "use_orig_params"})
+"""Accepted because published programs give them."""
+
+
+def shards(given: Any) -> dict[str, Any]:
+    """``fsdp_config``, under the library's own names; `ArgumentError` for what FSDP2 does not have."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ArgumentError(f"fsdp_config is a {type(given).__name__}", "it is a mapping: fsdp_config: {cpu_offload: true}")
+    made = {str(name).removeprefix("fsdp_"): value for name, value in given.items()}
+    made = {name: value for name, value in made.items() if name not in ONLY_FSDP1}
+    for name, value in made.items():
+        if name not in SHARDS:
+            raise ArgumentError(f"fsdp_config has no setting {name!r}", nearest(name, SHARDS, "its settings are"))
+        if SHARDS[name] and not any(type(value) is type(known) and value == known for known in SHARDS[name]):
+            known = ", ".join(str(known).lower() if isinstance(known, bool) else str(known) for known in SHARDS[name])
+            raise ArgumentError(f"fsdp_config has {name}: {value}", f"it is one of: {known}")
+    return made
 
 
 NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "inference_mode", "peft_version", "task_type")

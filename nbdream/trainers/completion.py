@@ -8,8 +8,9 @@ its characters lies behind the prompt's last one.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +73,8 @@ class Prepared:
     """Which of the given rows each of them is."""
     max_length: int = 0
     truncated: int = 0
+    contexts_cut: int = 0
+    """Of the truncated rows, those that lost of their contexts."""
     dropped: int = 0
     """Rows whose output lay wholly behind the limit: nothing of them could be learned."""
     tokens: int = 0
@@ -92,7 +95,7 @@ class Prepared:
         """The numbers, for an event."""
         return {
             "rows": len(self.rows), "tokens": self.tokens, "trained_tokens": self.trained_tokens, "max_length": self.max_length,
-            "truncated": self.truncated, "dropped": self.dropped,
+            "truncated": self.truncated, "dropped": self.dropped, **({"contexts_cut": self.contexts_cut} if self.contexts_cut else {}),
         }  # fmt: skip
 
 
@@ -132,18 +135,53 @@ def rendered(tokenizer: Any, asked: Sequence[Mapping[str, str]], output: str, te
 
 
 def prepare_causal(
-    tokenizer: Any, inputs: Sequence[str], outputs: Sequence[str], *, system: str | None, max_length: int, truncate: bool
+    tokenizer: Any,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    system: str | None,
+    max_length: int,
+    truncate: bool,
+    blocks: Sequence[str] | None = None,
 ) -> Prepared:
-    """Rows for a causal model: prompt and answer in one sequence, the prompt's labels ignored."""
+    """Rows for a causal model: prompt and answer in one sequence, the prompt's labels ignored.
+
+    ``blocks``: what stands before each input, its contexts. Where a row is too long they are cut first, at their end.
+    """
     made = Prepared(max_length=max_length)
-    for number, (text, output) in enumerate(zip(inputs, outputs, strict=True)):
-        prompt, whole = render(tokenizer, text, output, system)
-        ids, labels = labelled(tokenizer, prompt, whole)
+    for number, (block, text, output) in enumerate(zip(blocks or [""] * len(inputs), inputs, outputs, strict=True)):
+
+        def tokens(before: str, text: str = text, output: str = output) -> tuple[list[int], list[int]]:
+            return labelled(tokenizer, *render(tokenizer, before + text, output, system))
+
+        ids, labels = tokens(block)
         if len(ids) > max_length:
             _refuse_unless(truncate, number, len(ids), max_length)
             made.truncated += 1
+            if block:
+                made.contexts_cut += 1
+                ids, labels = tokens(cut_block(tokenizer, block, lambda before: len(tokens(before)[0]) - max_length))
         made.add(number, ids[:max_length], labels[:max_length])
     return made
+
+
+def cut_block(tokenizer: Any, block: str, excess: Callable[[str], int]) -> str:
+    """The beginning of ``block``, the lines before a question, with which the row fits: ``excess`` says by how many tokens it does not.
+
+    Nothing of it is left where the question and its answer alone are too long.
+    """
+    kept = block
+    while kept and (over := excess(kept)) > 0:
+        text = kept.removesuffix("\n")
+        if tokenizer.is_fast:
+            spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            length = spans[-over][0] if over <= len(spans) else 0
+        else:
+            count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            length = len(text) - math.ceil(over * len(text) / max(count, 1))
+        text = text[: max(0, min(length, len(text) - 1))].rstrip()
+        kept = f"{text}\n" if text else ""
+    return kept
 
 
 def labelled(tokenizer: Any, prompt: str, whole: str, *, special: bool = False) -> tuple[list[int], list[int]]:
@@ -159,15 +197,32 @@ def labelled(tokenizer: Any, prompt: str, whole: str, *, special: bool = False) 
     return ids, [IGNORED, *labels[1:]]  # nothing comes before the first token that could tell it
 
 
-def prepare_seq2seq(tokenizer: Any, inputs: Sequence[str], outputs: Sequence[str], *, max_length: int, truncate: bool) -> Prepared:
-    """Rows for an encoder and a decoder: two sequences of their own."""
+def prepare_seq2seq(
+    tokenizer: Any,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    max_length: int,
+    truncate: bool,
+    blocks: Sequence[str] | None = None,
+) -> Prepared:
+    """Rows for an encoder and a decoder: two sequences of their own. ``blocks``: as for `prepare_causal`."""
     made = Prepared(max_length=max_length)
-    pairs = zip(tokenizer(list(inputs))["input_ids"], tokenizer(text_target=list(outputs))["input_ids"], strict=True)
+    before = blocks or [""] * len(inputs)
+    asked = [block + text for block, text in zip(before, inputs, strict=True)]
+    pairs = zip(tokenizer(asked)["input_ids"], tokenizer(text_target=list(outputs))["input_ids"], strict=True)
     for number, (ids, labels) in enumerate(pairs):
         longest = max(len(ids), len(labels))
         if longest > max_length:
             _refuse_unless(truncate, number, longest, max_length)
             made.truncated += 1
+        if before[number] and len(ids) > max_length:
+
+            def tokens(block: str, text: str = inputs[number]) -> list[int]:
+                return list(tokenizer(block + text)["input_ids"])
+
+            made.contexts_cut += 1
+            ids = tokens(cut_block(tokenizer, before[number], lambda block: len(tokens(block)) - max_length))
         made.add(number, _cut(ids, max_length), _cut(labels, max_length))
     return made
 
@@ -179,6 +234,4 @@ def _cut(ids: list[int], length: int) -> list[int]:
 
 def _refuse_unless(truncate: bool, row: int, length: int, limit: int) -> None:
     if not truncate:
-        raise DataError(
-            f"row {row + 1} has {length} tokens, and the model takes {limit}", "truncate: true cuts it, max_length: sets the limit"
-        )
+        raise DataError(f"row {row} has {length} tokens, and the model takes {limit}", "truncate: true cuts it, max_length: sets the limit")

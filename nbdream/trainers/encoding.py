@@ -29,7 +29,7 @@ def encode(tokenizer: Any, texts: Sequence[str], *, max_length: int, truncate: b
     long = [number for number, ids in enumerate(rows) if len(ids) > max_length]
     if long and not truncate:
         raise DataError(
-            f"row {long[0] + 1} has {len(rows[long[0]])} tokens, and the model takes {max_length}",
+            f"row {long[0]} has {len(rows[long[0]])} tokens, and the model takes {max_length}",
             "truncate: true cuts it, max_length: sets the limit",
         )
     if long:

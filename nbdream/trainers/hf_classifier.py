@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nbdream.datasets import OutputDatasetColumn
 from nbdream.trainers.arguments import check_names
+from nbdream.trainers.hooks import FUNCTIONS
 from nbdream.trainers.hugging_face import PATIENCE, HFTrainer
 from nbdream.trainers.labels import check_known, labels_of
 from nbdream.trainers.run_step import TrainingRun, check_texts
@@ -37,6 +38,7 @@ class TrainHFClassifier(HFTrainer):
     """
 
     step_type: ClassVar[type[TrainingRun]] = HFClassifier
+    own: ClassVar[frozenset[str]] = frozenset(FUNCTIONS)
     learning_rates: ClassVar[Mapping[str, float]] = {"lora": 2e-4, "full": 5e-5}
 
     def __init__(

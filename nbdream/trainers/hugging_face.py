@@ -15,14 +15,17 @@ from nbdream.llms.parameters import checked
 from nbdream.llms.prompt_formats import prompt_format
 from nbdream.llms.weights import DEMO_FOLDER, commit
 from nbdream.optional import installed, require
-from nbdream.trainers import library
-from nbdream.trainers.arguments import check_names, counted, cut_batch, devices_of, number, plain_adapter, sharded
+from nbdream.trainers import fitting, library
+from nbdream.trainers.arguments import check_names, counted, cut_batch, devices_of, number, plain_adapter, sharded, shards
 from nbdream.trainers.base import Trainer
+from nbdream.trainers.hooks import CALLBACKS, taken
 from nbdream.trainers.run_step import TrainingRun
+from nbdream.workers import tracking
 
 COMMON = frozenset({
-    "batch_size", "early_stopping_patience", "early_stopping_threshold", "epochs", "gradient_accumulation_steps", "group_by_length",
-    "learning_rate", "lr_scheduler_type", "max_length", "neftune_noise_alpha", "optim", "seed", "truncate", "warmup_steps", "weight_decay",
+    CALLBACKS, "batch_size", "early_stopping_patience", "early_stopping_threshold", "epochs", "gradient_accumulation_steps",
+    "group_by_length", "learning_rate", "lr_scheduler_type", "max_length", "neftune_noise_alpha", "optim", "seed", "truncate",
+    "warmup_steps", "weight_decay",
 })  # fmt: skip
 """Arguments of every ``train`` that are not the library's, or that are checked here."""
 PATIENCE = 5
@@ -78,7 +81,7 @@ class HFTrainer(Trainer):
         self.lora = plain_adapter(peft_config)
         self.count, self.device = devices_of(device, devices)
         self.fsdp = sharded(fsdp)
-        self.fsdp_config = dict(fsdp_config or {})
+        self.fsdp_config = shards(fsdp_config)
 
     @classmethod
     def arguments(cls) -> frozenset[str]:
@@ -102,6 +105,8 @@ class HFTrainer(Trainer):
         class's own is not meant.
         """
         _require_packages(adapter=self.lora is not None, quantized=self.base.quantization_config is not None)
+        tracking.check(kwargs)
+        fitting.check_devices(self.device, self.count)
         measured = any(value is not None for name, value in columns.items() if name.startswith("validation_"))
         args = self.settled(own, measured=measured, replace=replace, kwargs=kwargs, **common)
         self._model = None
@@ -131,6 +136,7 @@ class HFTrainer(Trainer):
     ) -> dict[str, Any]:
         """The arguments of the step: the base model, what decides the result, and how it is made."""
         kwargs = kwargs or {}
+        hooks = taken(kwargs, self.arguments(), measured=measured)
         library.check_member("optim", optim, library.OPTIMIZERS)
         library.check_member("lr_scheduler_type", lr_scheduler_type, library.SCHEDULES)
         accumulation, per_device = kwargs.pop("gradient_accumulation_steps", 1), kwargs.pop("per_device_train_batch_size", None)
@@ -149,6 +155,7 @@ class HFTrainer(Trainer):
             "system_prompt": self.system_prompt,
             **(_early_stopping(early_stopping_patience, early_stopping_threshold) if measured else {}),
             **own,
+            **hooks,
             "arguments": {
                 "learning_rate": self._learning_rate(learning_rate),
                 "optim": optim,
@@ -163,6 +170,10 @@ class HFTrainer(Trainer):
                 **counted(given),
             },
         }
+        fitting.check_base(self.step_type.method, self.base.display_name, self._config(), settings)
+        fitting.check_numbers(settings)
+        if given.get("eval_strategy", "no") != "no" and not measured:
+            raise ArgumentError("eval_strategy is given, and no rows to measure on", "give them: --eval ROWS, or leave it out")
         job = {
             "arguments": {name: value for name, value in given.items() if name not in settings["arguments"]},
             "batch": {"per_device": batch.per_device, "accumulation": batch.accumulation},
@@ -189,6 +200,7 @@ class HFTrainer(Trainer):
                 raise ArgumentError(
                     f"{self.base.folder.name} is an adapter, not a whole model", "merge it first: model.export_to_disk('./merged')"
                 )
+            fitting.check_weights(self.base.folder)
             return read_object(self.base.folder / "config.json")
         hub: Any = require("huggingface_hub", "train")
         found = hub.hf_hub_download(self.base.model_name, "config.json", revision=commit(self.base.model_name, self.base.revision))

@@ -16,6 +16,9 @@ OPTIMIZERS = ("transformers", "training_args.py", "OptimizerNames")
 SCHEDULES = ("transformers", "trainer_utils.py", "SchedulerType")
 LORA = ("peft", "tuners/lora/config.py", "LoraConfig")
 ADAPTER = ("peft", "config.py", "PeftConfig")
+QUANTIZATION = ("transformers", "utils/quantization_config.py", "BitsAndBytesConfig")
+INTERVALS = ("transformers", "trainer_utils.py", "IntervalStrategy")
+SAVING = ("transformers", "trainer_utils.py", "SaveStrategy")
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
@@ -43,15 +46,39 @@ def members(package: str, file: str, name: str) -> tuple[str, ...]:
     return tuple(str(item.value.value) for item in body if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant))
 
 
+@functools.cache
+def parameters(package: str, file: str, name: str) -> frozenset[str]:
+    """What the constructor of a class of an installed package takes by name."""
+    made = next(item for item in _class(package, file, name).body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
+    return frozenset(argument.arg for argument in (*made.args.args, *made.args.kwonlyargs)) - {"self"}
+
+
+@functools.cache
+def models(task: str) -> frozenset[str]:
+    """The kinds of models (``model_type``) that the installed transformers has for a task, as ``CAUSAL_LM``."""
+    tables = {
+        node.targets[0].id: node.value
+        for node in _tree("transformers", "models/auto/modeling_auto.py").body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Call)
+    }
+    table = tables[f"MODEL_FOR_{task}_MAPPING_NAMES"]
+    return frozenset(kind for kind, _ in ast.literal_eval(table.args[0]))
+
+
 def _class(package: str, file: str, name: str) -> ast.ClassDef:
+    for node in ast.walk(_tree(package, file)):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+    raise MissingPackageError(f"this {package} has no {name}", "pip install -U 'nbdream[train]'")
+
+
+@functools.lru_cache(maxsize=4)
+def _tree(package: str, file: str) -> ast.Module:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise MissingPackageError(f"{package} is not installed", "pip install 'nbdream[train]'")
     source = Path(next(iter(spec.submodule_search_locations))) / file
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return node
-    raise MissingPackageError(f"this {package} has no {name}", "pip install -U 'nbdream[train]'")
+    return ast.parse(source.read_text(encoding="utf-8"))
 
 
 def check_kinds(given: Mapping[str, Any], annotations: Mapping[str, str]) -> None:

@@ -17,12 +17,13 @@ from nbdream.llms.hf_transformers import HFTransformers
 from nbdream.llms.weights import commit
 from nbdream.objects import ResultFolder
 from nbdream.steps.base import Step
+from nbdream.trainers.hooks import HOOKS, handed_over
 from nbdream.workers import runs
 from nbdream.workers.paths import FORMAT, RunPaths
 
 WHERE = ("step", "epoch")
-NOT_FOR_THE_WORKER = ("arguments", "batch_size", "epochs")
-"""Settings that the library's arguments say."""
+NOT_FOR_THE_WORKER = ("arguments", "batch_size", "epochs", *HOOKS)
+"""Settings that the library's arguments say, and code, of which the spec has the names."""
 
 
 class TrainingRun(Step):
@@ -63,11 +64,10 @@ class TrainingRun(Step):
 
     def check(self, part: str, columns: Mapping[str, OutputDatasetColumn]) -> None:
         """Refuse values that the method cannot learn from; here: everything is text, and there is something to learn."""
-        for column in columns.values():
+        for name, column in columns.items():
             check_texts(column)
-        learned = columns[self.columns[-1]]
-        if not any(value.as_py().strip() for value in learned.array()):
-            raise DataError(f"every row of {learned.name!r} is empty", "give the column that the model is to write")
+            if not any(value.as_py().strip() for value in column.array()):
+                raise DataError(f"every row of {column.name!r} is empty", f"give another column for {name}")
 
     def recipe_args(self) -> dict[str, Any]:
         """The base model by its content, and the settings by their own names, so that a difference reads well."""
@@ -109,8 +109,9 @@ class TrainingRun(Step):
             for part in ("train", "validation")
             if f"{part}_{self.columns[0]}" in self.inputs
         }
+        code, names = handed_over({name: value for name, value in self.args["settings"].items() if name in HOOKS})
         spec = write_run(self.paths, self.name, self.method, self.args, columns)
-        runs.launch(self.paths, spec)
+        runs.launch(self.paths, {**spec, **({"hooks": names} if names else {})}, code=code)
 
     def _follow(self) -> None:
         """Follow the run to its end; `Stopped` or `TrainingError` when that is not a model."""

@@ -69,6 +69,7 @@ class TrainSentenceTransformer(HFTrainer):
     ``learning_rate`` is by default 2e-4 with an adapter and 2e-5 without.
     """
 
+    step_type: ClassVar[type[TrainingRun]] = SentencePairs
     own: ClassVar[frozenset[str]] = frozenset({"margin"})
     learning_rates: ClassVar[Mapping[str, float]] = {"lora": 2e-4, "full": 2e-5}
 

@@ -17,6 +17,7 @@ import torch  # noqa: TID253 - only a worker imports this module
 import transformers  # noqa: TID253
 
 from nbdream.errors import DataError
+from nbdream.llms.contexts import ContextTemplate
 from nbdream.trainers.completion import IGNORED, Prepared, chat_template, max_length_of, prepare_causal, prepare_seq2seq
 from nbdream.workers import recipe
 from nbdream.workers.batching import choose, filling, keeps_apart, pack, positions, side_by_side
@@ -106,6 +107,9 @@ def prepare(run: Run, tokenizer: Any, config: Any, path: Path, *, seq2seq: bool)
     """The rows of ``path`` as tokens, with labels on the output."""
     inputs, outputs = recipe.columns(path, ("input", "output"))
     limits: dict[str, Any] = {"max_length": max_length_of(tokenizer, config, run.spec.get("max_length")), "truncate": run.spec["truncate"]}
+    if (written := run.spec.get("context_template")) is not None:
+        template, (contexts,) = ContextTemplate(written), recipe.columns(path, ("contexts",))
+        limits["blocks"] = [template.block(texts, row) for row, texts in enumerate(contexts)]
     if seq2seq:
         made = prepare_seq2seq(tokenizer, inputs, outputs, **limits)
     else:

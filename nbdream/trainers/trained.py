@@ -7,12 +7,14 @@ import importlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nbdream.errors import ArgumentError, TrainingError
 from nbdream.files import disk_errors, read_object, read_text
 from nbdream.fingerprint import digest, path_digest
+from nbdream.llms.contexts import ContextTemplate
 from nbdream.llms.hf_transformers import HFTransformers
 from nbdream.workers import runs
 from nbdream.workers.failures import hint_for
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from nbdream.steps.handle import StepHandle
 
 ADAPTER = "adapter_config.json"
+LOSSES = ("loss", "eval_loss")
 WHAT_IT_IS = ("*.safetensors", "*.jinja", "tokenizer.json", "tokenizer_config.json", "config.json")
 """The files that decide what a trained model says. An adapter's own configuration names folders of this machine."""
 SCALE = ("alpha_pattern", "bias", "lora_alpha", "peft_type", "r", "rank_pattern", "use_dora", "use_rslora")
@@ -109,6 +112,15 @@ class Trained:
     def curve(self) -> OutputDataset:
         """The run's measurements, a row a step."""
         return self.step.output
+
+    @property
+    def picture(self) -> str:
+        """The loss of both sets of rows, as SVG."""
+        from nbdream.cards.curve import curve_svg
+
+        told = self.curve.table(["step", *LOSSES]).to_pydict()
+        drawn = {name: [point for point in zip(told["step"], told[name], strict=True) if point[1] is not None] for name in LOSSES}
+        return curve_svg(drawn, self.name)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -218,6 +230,35 @@ class TrainedModel(Trained, HFTransformers):
             }
         trusted = bool(base.get("trust_remote_code"))
         super().__init__(**whole, trust_remote_code=trusted, system_prompt=spec.get("system_prompt"), identity=self._who(base), **params)
+        self.context_template: str | None = spec.get("context_template")
+
+    @property
+    def examples(self) -> list[str]:
+        """Three inputs that it was trained on, with their contexts."""
+        questions = super().examples
+        if self.context_template is None:
+            return questions
+        contexts: Any = self.step.inputs["train_contexts"]
+        return ContextTemplate(self.context_template).before(questions, [contexts[row] for row in range(len(questions))])
+
+    def __call__(self, text: str, contexts: Sequence[str] | None = None, **params: Any) -> str:
+        """The reply to one prompt; ``contexts`` stand before it as they did in training."""
+        return self.generate([text], None if contexts is None else [contexts], **params)[0]
+
+    def generate(self, texts: Iterable[str], contexts: Iterable[Sequence[str]] | None = None, **params: Any) -> list[str]:
+        """The reply to each prompt, in order; ``contexts``: a list for each."""
+        return super().generate(self._in_context(texts, contexts), **params)
+
+    def run(self, prompts: Iterable[Any], *args: Any, contexts: Iterable[Sequence[str]] | None = None, **params: Any) -> Any:
+        """As every language model's ``run``; ``contexts``: a list for each prompt."""
+        return super().run(self._in_context(prompts, contexts), *args, **params)
+
+    def _in_context(self, prompts: Iterable[Any], contexts: Iterable[Sequence[str]] | None) -> Iterable[Any]:
+        if contexts is None:
+            return prompts
+        if self.context_template is None:
+            raise ArgumentError(f"{self.name} was trained without contexts", "write them into the prompt, or train it with train_contexts=")
+        return ContextTemplate(self.context_template).before(prompts, contexts)
 
     @functools.cached_property
     def base(self) -> HFTransformers:

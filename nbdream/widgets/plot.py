@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nbdream.cards.curve import COLOURS
 from nbdream.optional import require
+from nbdream.widgets.curve import History
+from nbdream.widgets.overlay import picture
 
 PANELS = (
     ("loss", ("loss", "eval_loss")),
@@ -19,14 +22,14 @@ PANELS = (
     ("memory (MB)", ("memory_mb",)),
 )
 """The panels and what is drawn in them: a measure of training, and dotted the same of the validation rows."""
-COLOURS = ("#2f86c9", "#d9730d", "#3a9d5d", "#9c5fc7", "#c94f4f", "#8c6d4f", "#d05ca8", "#6f7b83")
 
 
 def training_figure(runs: Mapping[str, Iterable[Mapping[str, Any]]]) -> Any:
     """A ``plotly.graph_objects.Figure`` of the events of runs, by name; measures that none of them has get no panel."""
     subplots: Any = require("plotly.subplots", "lab")
     graphs: Any = require("plotly.graph_objects", "lab")
-    told = {name: measured(events) for name, events in runs.items()}
+    said = {name: list(events) for name, events in runs.items()}
+    told = {name: measured(events) for name, events in said.items()}
     panels = [(title, measures) for title, measures in PANELS if any(measure in found for found in told.values() for measure in measures)]
     columns = min(2, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
@@ -40,6 +43,18 @@ def training_figure(runs: Mapping[str, Iterable[Mapping[str, Any]]]) -> Any:
                     figure.add_trace(_trace(graphs, name, measure, found[measure], COLOURS[number % len(COLOURS)], first=at == 0), **place)
         figure.update_xaxes(title_text="step", **place)
     figure.update_layout(height=120 + 240 * rows, margin={"l": 60, "r": 20, "t": 50, "b": 50}, template="plotly_white")
+    return _with_picture(figure, picture({name: History.of(events) for name, events in said.items()}))
+
+
+def _with_picture(figure: Any, svg: str) -> Any:
+    """``figure``; displayed, it has the losses as a picture beside it, for pages that know no Plotly or run no script."""
+
+    def show() -> None:
+        from IPython.display import display
+
+        display({**figure._repr_mimebundle_(), "image/svg+xml": svg}, raw=True)
+
+    figure._ipython_display_ = show
     return figure
 
 

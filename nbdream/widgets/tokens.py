@@ -45,7 +45,8 @@ def facts_line(facts: Mapping[str, Any]) -> str:
         f"median {facts['median']:g}, longest {facts['longest']:,} of {facts['max_length']:,}",
     ]
     if facts["truncated"]:
-        parts.append(f"{facts['truncated']:,} cut")
+        of_contexts = f", {facts['contexts_cut']:,} in their contexts" if facts.get("contexts_cut") else ""
+        parts.append(f"{facts['truncated']:,} cut{of_contexts}")
     if facts["dropped"]:
         parts.append(f"{facts['dropped']:,} left out: nothing of their output fits")
     parts.append(WORDS[facts["batching"]])

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback  # noqa: TID253 - only workers import this module
 
+from nbdream.errors import DataError
 from nbdream.workers import checkpoint
 from nbdream.workers.loop import Loop
 
@@ -47,7 +48,7 @@ class Best(TrainerCallback):
         for entry in self.loop.state.log_history:
             if "eval_loss" not in entry:
                 continue
-            rank = self.loop.objective.rank(entry)
+            rank = self._rank(entry)
             since += 1
             if mark is None or rank < mark - self.threshold:
                 mark, since = rank, 0
@@ -55,11 +56,23 @@ class Best(TrainerCallback):
                 best, step = rank, int(entry["step"])
         return step, since
 
+    def _rank(self, entry: dict[str, float]) -> float:
+        """How good an evaluation was, by the metric that the user has named or by the objective's own; the least is the best."""
+        args = self.loop.args
+        if args.metric_for_best_model is None:
+            return self.loop.objective.rank(entry)
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        if name not in entry:
+            there = [key.removeprefix("eval_") for key in entry if key.startswith("eval_")]
+            raise DataError(f"there is no metric {args.metric_for_best_model!r}", f"metric_for_best_model is one of: {', '.join(there)}")
+        return -entry[name] if args.greater_is_better else entry[name]
+
     def _path(self, step: int) -> Path:
         return self.folder / f"best-{step}.safetensors"
 
     def _forget(self) -> None:
-        kept = sorted(self.folder.glob("best-*.safetensors"), key=lambda path: int(path.stem.partition("-")[2]))
         if self.loop.run.first:
-            for path in kept[:-KEPT]:
+            there = {path: int(path.name.partition("-")[2].partition(".")[0]) for path in self.folder.glob("best-*.safetensors")}
+            kept = sorted(set(there.values()))[-KEPT:]
+            for path in (path for path, step in there.items() if step not in kept):
                 path.unlink(missing_ok=True)

@@ -7,7 +7,8 @@
       rng-0.json …            the random states of each rank
       whole.json              sizes and digests of the others; written last, so its existence means the rest is whole
 
-A checkpoint of two ranks resumes on one and the other way round: how many devices there are is no part of a recipe.
+Ranks that hold parts of the tensors each write a file of what they hold (`nbdream.workers.shards`): a checkpoint needs no memory
+for a whole model. One of two ranks resumes on one and the other way round: how many devices there are is no part of a recipe.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -23,23 +23,20 @@ from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253 - only workers import this module
-import torch.distributed as dist  # noqa: TID253
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import (  # noqa: TID253
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
-    set_model_state_dict,
     set_optimizer_state_dict,
 )
 
 from nbdream.errors import BrokenFileError
 from nbdream.files import read_json, read_object, write_json
 from nbdream.workers.paths import FORMAT
+from nbdream.workers.shards import Parts, barrier, place, write
 
 KEPT = 2
-WEIGHTS = "weights.safetensors"
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 WHOLE = "whole.json"
 SEPARATOR = "::"
 HEAD = 2**20
@@ -47,35 +44,30 @@ HEAD = 2**20
 
 def trained_state(model: Any, *, adapter: bool) -> dict[str, torch.Tensor]:
     """The full tensors of what is trained, on the first rank; all ranks must call it."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
-    found: dict[str, torch.Tensor] = get_model_state_dict(model, options=options)
-    # Tied weights have several names; safetensors stores no tensor twice, and loading ties them again.
-    own = {name for name, _ in model.named_parameters()}
-    further = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
-    return {name: tensor.contiguous() for name, tensor in found.items() if name not in further}
+    found = _trained(model, adapter=adapter, whole=True)
+    return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
 def save(folder: Path, *, model: Any, optimizer: Any, scheduler: Any, state: Any, adapter: bool) -> None:
     """Write a checkpoint; all ranks must call it."""
-    rank, world = _place()
-    weights = trained_state(model, adapter=adapter)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
-    tensors, numbers = _flat(get_optimizer_state_dict(model, _bare(optimizer), options=options))
-    folder.mkdir(parents=True, exist_ok=True)
+    rank, world = place()
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left there, perhaps with more ranks
+    write(folder / WEIGHTS, _trained(model, adapter=adapter))
+    tensors, numbers = _flat(_optimizer_state(model, optimizer, adapter=adapter))
+    write(folder / OPTIMIZER, tensors)
     write_json(folder / f"rng-{rank}.json", _rng())
     if rank == 0:
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        save_file(tensors, folder / "optimizer.safetensors")
         write_json(folder / "optimizer.json", numbers)
         write_json(folder / "scheduler.json", _plain(scheduler.state_dict()))
         state.save_to_json(str(folder / "trainer_state.json"))
-    _barrier()
+    barrier()
     if rank == 0:
         files = {path.name: _mark(path) for path in sorted(folder.iterdir()) if path.name != WHOLE}
         write_json(folder / WHOLE, {"format": FORMAT, "step": state.global_step, "ranks": world, "files": files})
         for old in whole_checkpoints(folder.parent)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
-    _barrier()
+    barrier()
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -102,39 +94,34 @@ def last_whole(folder: Path) -> Path | None:
 
 def save_weights(path: Path, model: Any, *, adapter: bool) -> None:
     """Write what is trained, and nothing else of the run; all ranks must call it."""
-    weights = trained_state(model, adapter=adapter)
-    if _place()[0] == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".part")
-        save_file(weights, beside, metadata={"format": "pt"})
-        os.replace(beside, path)
-    _barrier()
+    write(path, _trained(model, adapter=adapter))
 
 
 def load_weights(path: Path, model: Any, *, adapter: bool) -> None:
     """Put weights that were written here into ``model``, sharded or not; all ranks must call it."""
-    options = StateDictOptions(full_state_dict=True, strict=False, ignore_frozen_params=adapter)
-    set_model_state_dict(model, _tensors(path), options=options)
-    if not adapter and hasattr(model, "tie_weights") and not _sharded(model):
-        model.tie_weights()
+    parts = Parts(path, _hint(path.parent))
+    for name, tensor in _trained(model, adapter=adapter).items():
+        parts.fill(name, tensor)
 
 
 def load_optimizer(folder: Path, model: Any, optimizer: Any, scheduler: Any, *, adapter: bool) -> None:
     """Put a checkpoint's optimiser and schedule in place; all ranks must call it."""
-    tensors, numbers = _tensors(folder / "optimizer.safetensors"), read_object(folder / "optimizer.json")
+    parts, numbers = Parts(folder / OPTIMIZER, _hint(folder)), read_object(folder / "optimizer.json")
     state: dict[str, dict[str, Any]] = {name: dict(values) for name, values in numbers["state"].items()}
-    for key, tensor in tensors.items():
+    for key, tensor in _flat(_optimizer_state(model, optimizer, adapter=adapter))[0].items():
         name, _, field = key.rpartition(SEPARATOR)
-        state.setdefault(name, {})[field] = tensor
+        if key in parts.holders:  # a parameter that has not been trained yet has none
+            parts.fill(key, tensor)
+            state.setdefault(name, {})[field] = tensor
     groups = [_group(group) for group in numbers["param_groups"]]
-    options = StateDictOptions(full_state_dict=True, ignore_frozen_params=adapter)
+    options = StateDictOptions(ignore_frozen_params=adapter)
     set_optimizer_state_dict(model, _bare(optimizer), {"state": state, "param_groups": groups}, options=options)
     scheduler.load_state_dict(read_object(folder / "scheduler.json"))
 
 
 def load_rng(folder: Path) -> None:
     """Set this rank's random states."""
-    rank, _ = _place()
+    rank, _ = place()
     path = folder / f"rng-{rank}.json"
     states = read_json(path if path.exists() else folder / "rng-0.json")
     version, internal, gauss = states["python"]
@@ -144,6 +131,22 @@ def load_rng(folder: Path) -> None:
     torch.set_rng_state(_bytes(states["torch"]))
     if torch.cuda.is_available() and "cuda" in states:
         torch.cuda.set_rng_state(_bytes(states["cuda"]))
+
+
+def _trained(model: Any, *, adapter: bool, whole: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of what is trained, as they are held; ``whole``: put together on the first rank."""
+    options = StateDictOptions(full_state_dict=whole, cpu_offload=whole, ignore_frozen_params=adapter)
+    found: dict[str, torch.Tensor] = get_model_state_dict(model, options=options)
+    # Tied weights have several names; safetensors stores no tensor twice, and loading ties them again.
+    own = {name for name, _ in model.named_parameters()}
+    further = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
+    return {name: tensor for name, tensor in found.items() if name not in further}
+
+
+def _optimizer_state(model: Any, optimizer: Any, *, adapter: bool) -> dict[str, Any]:
+    """The optimiser's state by the names of parameters, as it is held; that of one which has not begun is as good as zero."""
+    found: dict[str, Any] = get_optimizer_state_dict(model, _bare(optimizer), options=StateDictOptions(ignore_frozen_params=adapter))
+    return found
 
 
 def _rng() -> dict[str, Any]:
@@ -169,7 +172,7 @@ def _flat(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any
     for name, fields in state.get("state", {}).items():
         for field, value in fields.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{name}{SEPARATOR}{field}"] = value.contiguous()
+                tensors[f"{name}{SEPARATOR}{field}"] = value
             else:
                 numbers.setdefault(name, {})[field] = _plain(value)
     return tensors, {"state": numbers, "param_groups": [_plain(group) for group in state.get("param_groups", [])]}
@@ -191,14 +194,6 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if name == "betas" else value for name, value in group.items()}
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        found: dict[str, torch.Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BrokenFileError(path, "it is not a safetensors file", _hint(path.parent)) from error
-    return found
-
-
 def _mark(path: Path) -> list[Any]:
     """A file's size and the digest of its first MiB: enough to see that it was replaced or cut, cheap for any size."""
     with path.open("rb") as file:
@@ -212,18 +207,3 @@ def _hint(folder: Path) -> str:
 def _bare(optimizer: Any) -> Any:
     """The optimiser inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
-
-
-def _sharded(model: Any) -> bool:
-    from torch.distributed.fsdp import FSDPModule
-
-    return isinstance(model, FSDPModule)
-
-
-def _place() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()

@@ -27,6 +27,13 @@ HINTS: tuple[tuple[str, str], ...] = (
         r"not a valid model identifier|does not appear to have a file|Repository Not Found|couldn't connect|offline",
         "check the name of the base model, and the network",
     ),
+    (r"Target modules .* not found in the base model", "leave target_modules out: then all linear layers are adapted"),
+    (r"Could not find the transformer layer class", "leave transformer_layer_cls_to_wrap out: the model names its layers itself"),
+    (r"`(pip install [^`]+)`", "{0}"),
+    (
+        r"_schedule\w*\(\) got an unexpected keyword argument '(\w+)'",
+        "lr_scheduler_kwargs: leave {0} out, or take another lr_scheduler_type",
+    ),
     (r"sizes of tensors|size mismatch", "the adapter or checkpoint belongs to another base model"),
 )
 

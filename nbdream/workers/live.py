@@ -44,7 +44,9 @@ class Live(TrainerCallback):
             self._first = False
             self.run.say({"type": "first_step", "step": state.global_step, "max_steps": state.max_steps})
         overdue = self.run.first and time.monotonic() - self._saved > SAVE_SECONDS
-        stop, save = agree([self.run.paths.stop.exists(), overdue])
+        wanted = [control.should_training_stop, control.should_save, control.should_evaluate]  # also by callbacks of the user's
+        stop, save, *wanted = agree([self.run.paths.stop.exists(), overdue, *wanted])
+        control.should_training_stop, control.should_save, control.should_evaluate = wanted
         if stop and state.global_step < state.max_steps:
             self.stopped = True
             self.run.say({"type": "stopping", "step": state.global_step})
@@ -84,7 +86,10 @@ def agree(flags: list[bool]) -> list[bool]:
 
 
 def holdings(model: Any) -> dict[str, Any]:
-    """What part of the model this rank holds: whether all parameters are DTensors, how placed, and which share is here."""
+    """What part of the model this rank holds: whether all parameters are DTensors, how placed, and which share is here.
+
+    Also whether what backward needs is computed once more instead of being kept.
+    """
     parameters = list(model.parameters())
     sharded = [parameter for parameter in parameters if isinstance(parameter.data, DTensor)]
     here = sum(p.data.to_local().numel() if isinstance(p.data, DTensor) else p.numel() for p in parameters)
@@ -95,6 +100,7 @@ def holdings(model: Any) -> dict[str, Any]:
         "local_fraction": round(here / max(total, 1), 4),
         "parameters": total,
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "recomputes": any(getattr(module, "gradient_checkpointing", False) for module in model.modules()),
         "device": str(next((p.device for p in parameters), "cpu")),
     }
 

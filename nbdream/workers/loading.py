@@ -111,4 +111,11 @@ def _with_adapter(model: Any, adapter: str, options: dict[str, Any]) -> Any:
 
     if Path(adapter).is_dir():
         check_folder(Path(adapter))
-    return require("peft", "local").PeftModel.from_pretrained(model, adapter, **options)
+    peft = require("peft", "local")
+    try:
+        return peft.PeftModel.from_pretrained(model, adapter, **options)
+    except (RuntimeError, ValueError) as error:
+        if not any(words in str(error) for words in ("size mismatch", "not found in the base model")):
+            raise
+        base = peft.PeftConfig.from_pretrained(adapter).base_model_name_or_path
+        raise ModelError(f"the adapter {Path(adapter).name} belongs to another base model", f"it was trained over {base}") from None

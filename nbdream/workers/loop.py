@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch  # noqa: TID253 - only workers import this module
-from transformers import PrinterCallback, Trainer, TrainerCallback  # noqa: TID253
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback  # noqa: TID253
+from transformers.trainer_pt_utils import nested_concat  # noqa: TID253
 
+from nbdream.errors import DataError
+from nbdream.trainers.completion import IGNORED
 from nbdream.workers import checkpoint
 from nbdream.workers.batching import Order
 from nbdream.workers.live import Live
@@ -59,6 +62,38 @@ class Examples(Sequence[dict[str, Any]]):
         return self.rows[index] if index >= 0 else self.blank
 
 
+class Said:
+    """What a model says to the validation rows, for a ``compute_metrics`` of the user's: as the library gathers it."""
+
+    def __init__(self) -> None:
+        self._logits: Any = None
+        self._labels: Any = None
+
+    def take(self, loop: Trainer, model: Any, inputs: Batch) -> None:
+        """Ask for a batch, and gather what all ranks were told. Rows that only fill up have no label."""
+        with torch.no_grad():
+            logits = model(**{name: value for name, value in inputs.items() if name != "labels"}).logits
+        labels = inputs["labels"]
+        if loop.preprocess_logits_for_metrics is not None:
+            logits = loop.preprocess_logits_for_metrics(logits, labels)
+        gathered = []
+        for part in (logits, labels):
+            whole = part if part.ndim < 2 else loop.accelerator.pad_across_processes(part, dim=1, pad_index=IGNORED)
+            gathered.append(loop.accelerator.gather(whole.contiguous()))
+        logits, labels = gathered
+        there = (labels != IGNORED).reshape(len(labels), -1).any(1)
+        made = [part[there].float().cpu().numpy() if part.is_floating_point() else part[there].cpu().numpy() for part in (logits, labels)]
+        self._logits = made[0] if self._logits is None else nested_concat(self._logits, made[0], padding_index=IGNORED)
+        self._labels = made[1] if self._labels is None else nested_concat(self._labels, made[1], padding_index=IGNORED)
+
+    def metrics(self, function: Any) -> dict[str, float]:
+        """What ``function`` makes of it: numbers by name."""
+        told = function(EvalPrediction(predictions=self._logits, label_ids=self._labels))
+        if not isinstance(told, Mapping):
+            raise DataError(f"compute_metrics returned a {type(told).__name__}", 'return numbers by name: {"f1": 0.5}')
+        return {str(name): float(value) for name, value in told.items()}
+
+
 class _Epochs(TrainerCallback):
     """Tells the order which epoch begins."""
 
@@ -76,7 +111,9 @@ class Loop(Trainer):
         self, run: Run, live: Live, objective: Objective, *, adapter: bool, lengths: Sequence[int] | None = None, **options: Any
     ) -> None:
         self.run, self.live, self.objective, self.adapter = run, live, objective, adapter
-        super().__init__(callbacks=[live], **options)
+        hooks = run.hooks()
+        # Ours comes last: what another callback wants, all ranks are to agree on.
+        super().__init__(**{**options, **hooks, "callbacks": [*hooks.get("callbacks", ()), live]})
         self.loss_is_scaled_for_ga = True
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * run.world
         self._order = Order(len(self.train_dataset), batch, self.args.seed, lengths)
@@ -129,6 +166,7 @@ class Loop(Trainer):
         model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         sums: Sums = {}
+        said = Said()
         for batch in self.get_eval_dataloader(eval_dataset):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad():
@@ -136,10 +174,14 @@ class Loop(Trainer):
             total += torch.stack([losses.double(), self.objective.count(inputs).to(losses.device).double()])
             for name, part in parts.items():
                 sums[name] = sums[name] + part.double() if name in sums else part.double()
+            if self.compute_metrics is not None:
+                said.take(self, model, inputs)
         model.train(was_training)
         losses, things = self.accelerator.reduce(total.clone(), "sum").tolist()
         loss = losses / max(things, 1.0)
         told = {"loss": loss, **self._averaged(loss, sums, total[1])}
+        if self.compute_metrics is not None:
+            told |= said.metrics(self.compute_metrics)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

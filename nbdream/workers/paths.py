@@ -13,9 +13,11 @@ class RunPaths:
 
     spec.json            what to train, on what, how: written by the kernel before it starts the worker
     input/train.arrow    the rows (Arrow IPC stream); input/validation.arrow where there are any
+    code.py              the notebook's own code that takes part, where there is any; runs only for who hands over its hash
     run.lock             held (flock) while any process of the run lives
     events.jsonl         one JSON line per event, from the first start to the last resume
     log.txt              what the processes printed, with the rank before each line
+    trackio.json         which run this is in a tracker that it is reported to; wandb.json
     stop                 its existence asks the run to save a checkpoint and end
     checkpoints/         checkpoint-N/, each whole once its whole.json is there
     model/               the trained model, complete once the folder is there
@@ -29,6 +31,11 @@ class RunPaths:
     def spec(self) -> Path:
         """What to train, on what, how."""
         return self.folder / "spec.json"
+
+    @property
+    def code(self) -> Path:
+        """The notebook's own code that takes part."""
+        return self.folder / "code.py"
 
     @property
     def data(self) -> Path:
@@ -79,6 +86,10 @@ class RunPaths:
     def result(self) -> Path:
         """How the run ended."""
         return self.folder / "result.json"
+
+    def tracked(self, tracker: str) -> Path:
+        """Which run this is in a tracker."""
+        return self.folder / f"{tracker}.json"
 
     @property
     def rendezvous(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import os
 import signal
@@ -13,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbdream.errors import DataError, NbDreamError
+from nbdream.errors import DataError, NbDreamError, SessionError
 from nbdream.files import append_line, read_object
+from nbdream.portable import load
 from nbdream.secrets import redact
 from nbdream.workers.failures import hint_for
 from nbdream.workers.paths import FORMAT, RunPaths
-from nbdream.workers.runs import USER_PATH
+from nbdream.workers.runs import CODE, USER_PATH
 
 METHODS = {
     "classifier": "nbdream.trainers.classifier",
@@ -54,6 +57,19 @@ class Run:
     def finished(self, state: str, **facts: Any) -> None:
         """The last word of a recipe: ``done`` or ``stopped``, and what the result is to say."""
         self.say({"type": "finished", "state": state, **facts})
+
+    def hooks(self) -> dict[str, Any]:
+        """The notebook's own code that takes part, by what it is for. Only what its kernel has handed over is executed."""
+        names = self.spec.get("hooks") or {}
+        if not names:
+            return {}
+        text = self.paths.code.read_text(encoding="utf-8")
+        if hashlib.sha256(text.encode()).hexdigest() != os.environ.get(CODE):
+            raise DataError("the code in the run's folder is not what a notebook has handed over", "run its cell again")
+        module = load(text, str(self.paths.code))
+        found = {name: getattr(module, given) for name, given in names.items() if isinstance(given, str)}
+        callbacks = [getattr(module, given) for given in names.get("callbacks", ())]
+        return {**found, "callbacks": [made() if isinstance(made, type) else made for made in callbacks]}
 
     @property
     def cpu(self) -> bool:
@@ -106,7 +122,8 @@ def main(arguments: Sequence[str]) -> None:
     except BaseException as error:
         traceback.print_exc()
         sys.stderr.flush()
-        run.emit(_told(error))
+        with contextlib.suppress(SessionError):  # nothing can be written: who looks at the run sees why
+            run.emit(_told(error))
         os._exit(1)  # without waiting for the others, who may wait for us in a collective
     sys.stdout.flush()
     sys.stderr.flush()

@@ -114,6 +114,8 @@ def arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
         steps = math.ceil(per_epoch * given["num_train_epochs"])
     sharded = run.world > 1 and run.spec.get("fsdp", True)
     shards = {"version": 2, **(run.spec.get("fsdp_config") or {})}
+    if shards.pop("activation_checkpointing", False):  # accelerate's own draws dropout anew when it computes once more
+        given["activation_checkpointing"] = True
     if sharded:
         keep_shared_embeddings_together()
         if run.cpu:
@@ -129,6 +131,7 @@ def arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
         "average_tokens_across_devices": True,
         "disable_tqdm": True,
         "push_to_hub": False,
+        "report_to": "none",  # trackers follow the events, in processes of their own
         **({"fsdp": True, "fsdp_config": shards} if sharded else {}),
         **({"ddp_backend": "gloo" if run.cpu else "nccl", "ddp_find_unused_parameters": False} if run.world > 1 else {}),
     }
@@ -139,7 +142,6 @@ def arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
         "logging_first_step": True,
         "save_strategy": "no",
         "eval_strategy": "epoch" if evaluates else "no",
-        "report_to": "none",
         "optim": "adamw_torch",
         "dataloader_pin_memory": not run.cpu,
     }

@@ -7,7 +7,9 @@ as a process holds its lock.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -20,10 +22,11 @@ from typing import Any
 
 from nbdream.errors import BrokenFileError, TrainingError
 from nbdream.files import Lock, disk_errors, read_lines, read_object, write_json
-from nbdream.workers import warm
+from nbdream.workers import tracking, warm
 from nbdream.workers.paths import RunPaths
 
 POLL = 0.05
+CODE = "NBDREAM_CODE_SHA256"
 LOCK_FD = "NBDREAM_RUN_LOCK_FD"
 USER_PATH = "NBDREAM_USER_PATH"
 
@@ -54,10 +57,15 @@ PASSED_PREFIXES = (
 )
 PASSED_CREDENTIALS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 CREDENTIALS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+LAST_WORDS = 64 * 1024
+"""Bytes without which a run cannot say how it ended."""
 
 
-def launch(paths: RunPaths, spec: Mapping[str, Any], *, environment: Mapping[str, str] | None = None) -> None:
+def launch(paths: RunPaths, spec: Mapping[str, Any], *, code: str | None = None, environment: Mapping[str, str] | None = None) -> None:
     """Start the run of ``paths``, or resume it from its last whole checkpoint. Its data lies there already.
+
+    ``code`` is the notebook's own that takes part. The worker is told its hash, and executes no other: what a stranger has left in
+    a run's folder is never run.
 
     The worker gets the lock handed over while it is held, so there is no moment at which the run seems dead; it lives in a
     process session of its own, so that neither an interrupt nor a restart of the kernel reaches it.
@@ -73,9 +81,19 @@ def launch(paths: RunPaths, spec: Mapping[str, Any], *, environment: Mapping[str
         paths.rendezvous.unlink(missing_ok=True)
         write_json(paths.spec, dict(spec))
         with disk_errors(paths.log):
-            _start(paths, lock, dict(environment if environment is not None else worker_environment()))
+            given = dict(environment if environment is not None else worker_environment())
+            _start(paths, lock, given | _handed_over(paths, code), tracking.environment(spec))
     finally:
         lock.release()
+
+
+def _handed_over(paths: RunPaths, code: str | None) -> dict[str, str]:
+    """Put the notebook's code into the folder; the hash of it that the worker is told."""
+    if code is None:
+        paths.code.unlink(missing_ok=True)
+        return {}
+    paths.code.write_text(code, encoding="utf-8")
+    return {CODE: hashlib.sha256(code.encode()).hexdigest()}
 
 
 def _acquired(lock: Lock) -> bool:
@@ -87,11 +105,12 @@ def _acquired(lock: Lock) -> bool:
     return False
 
 
-def _start(paths: RunPaths, lock: Lock, environment: dict[str, str]) -> None:
+def _start(paths: RunPaths, lock: Lock, environment: dict[str, str], trackers: Mapping[str, str]) -> None:
     folder = paths.folder.resolve()
     with paths.log.open("ab") as log, open(os.devnull, "rb") as nothing:
         streams = (nothing.fileno(), log.fileno(), log.fileno())
         server, held = warm.at_hand(environment), {LOCK_FD: lock.fileno()}
+        environment |= trackers
         if server and server.start("train", [str(folder)], environment=environment, folder=folder, streams=streams, passed=held):
             return
         process = subprocess.Popen(
@@ -169,14 +188,11 @@ def result(paths: RunPaths) -> dict[str, Any] | None:
         pass
     if not paths.spec.exists():
         return None
-    return {
-        "state": "failed",
-        "rank": None,
-        "exit_code": None,
-        "message": "the run ended without a word",
-        "hint": "it was killed, or the machine went down: run the cell again to resume from the last checkpoint",
-        "log_tail": log_tail(paths),
-    }
+    message, hint = "the run ended without a word", "it was killed, or the machine went down: run the cell again to resume"
+    if shutil.disk_usage(paths.folder).free < LAST_WORDS:
+        message, hint = f"the disk of {paths.folder} is full", "free some space and run the cell again: it resumes"
+    told = {"message": message, "hint": f"{hint} from the last checkpoint", "log_tail": log_tail(paths)}
+    return {"state": "failed", "rank": None, "exit_code": None, **told}
 
 
 def follow(paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: threading.Event | None = None) -> dict[str, Any]:

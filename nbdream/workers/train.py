@@ -7,6 +7,7 @@ stays small; forked from the warm server, where torch is loaded, it forks its pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,13 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nbdream.errors import NbDreamError, TrainingError
+from nbdream.errors import NbDreamError, SessionError, TrainingError
 from nbdream.files import Lock, append_line, read_lines, read_object, write_json
 from nbdream.workers.devices import Turn, wanted
 from nbdream.workers.failures import blame
 from nbdream.workers.paths import FORMAT, RunPaths
 from nbdream.workers.process import RankProcess, Start, spawned
 from nbdream.workers.runs import LOCK_FD, POLL
+from nbdream.workers.tracking import Tracking
 
 QUEUE_POLL = 0.2
 GRACE = 1.0
@@ -113,12 +115,16 @@ def main(arguments: Sequence[str], start: Start = spawned) -> int:
     signal.signal(signal.SIGTERM, lambda *_: paths.stop.touch())
     lock_fd = _lock(paths)
     started = time.time()
+    tracking = Tracking(paths, lock_fd)
     result = _outcome(paths, lock_fd, start)
     made = {"started": _iso(started), "finished": _iso(time.time()), "seconds": round(time.time() - started, 3)}
     last = {name: value for name, value in result.items() if name != "log_tail"}
-    append_line(paths.events, {"type": result["state"], **last, "time": time.time()})
+    with contextlib.suppress(SessionError):  # nothing can be written: who looks at the run sees why
+        append_line(paths.events, {"type": result["state"], **last, "time": time.time()})
+    tracking.finish()
     paths.rendezvous.unlink(missing_ok=True)
-    write_json(paths.result, {"format": FORMAT, **result, "made": made})
+    with contextlib.suppress(SessionError):
+        write_json(paths.result, {"format": FORMAT, **result, "made": made})
     return 0 if result["state"] != "failed" else 1
 
 

@@ -29,7 +29,8 @@ ANSWER_SECONDS = 3.0
 IMPORT_SECONDS = 20.0
 """How long a server is waited for that is still importing. One that has died is not."""
 LATE = frozenset({
-    "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "NBDREAM_USER_PATH", "PATH", "PYTHONPATH",
+    "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "NBDREAM_CODE_SHA256", "NBDREAM_USER_PATH", "PATH", "PYTHONPATH",
+    "TORCHINDUCTOR_CACHE_DIR",
 })  # fmt: skip
 """Variables that are read when they are used, not at an import: a child may be given other values than the server had."""
 MADE_FOR = ("torch", "transformers", "accelerate")

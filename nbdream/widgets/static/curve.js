@@ -1,8 +1,6 @@
 // The live loss curve. All state is in the model's traits; text reaches the page by textContent only.
 const SVG = "http://www.w3.org/2000/svg";
 const W = 640, H = 240, L = 56, R = 12, T = 12, B = 30;
-const COLOURS = { loss: "#2f86c9", eval_loss: "#d9730d" };
-const NAMES = { loss: "training loss", eval_loss: "validation loss" };
 
 function add(parent, name, attributes, text) {
   const element = document.createElementNS(SVG, name);
@@ -22,7 +20,7 @@ function ticks(low, high, most) {
   return [];
 }
 
-function draw(svg, series) {
+function draw(svg, series, looks) {
   svg.replaceChildren();
   const names = Object.keys(series).filter((name) => series[name].length);
   const points = names.flatMap((name) => series[name]);
@@ -45,15 +43,17 @@ function draw(svg, series) {
   for (const x of ticks(0, x1, 6).filter(Number.isInteger)) {
     add(svg, "text", { x: px(x), y: H - 10, "text-anchor": "middle", "font-size": 11, fill: "currentColor" }, x.toLocaleString("en"));
   }
-  names.forEach((name, at) => {
-    const colour = COLOURS[name] || "#888";
+  let labels = 0;
+  for (const name of names) {
+    const [label, colour, dashed] = Object.hasOwn(looks, name) ? looks[name] : [name, "#888", false];
     const path = series[name].map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" ");
-    add(svg, "polyline", { points: path, fill: "none", stroke: colour, "stroke-width": 1.8, "stroke-linejoin": "round" });
+    add(svg, "polyline", { points: path, fill: "none", stroke: colour, "stroke-width": 1.8, "stroke-linejoin": "round",
+      ...(dashed && { "stroke-dasharray": "4 3" }) });
     const last = series[name][series[name].length - 1];
     add(svg, "circle", { cx: px(last[0]), cy: py(last[1]), r: 2.5, fill: colour });
-    add(svg, "text", { x: W - R - 4, y: T + 12 + 15 * at, "text-anchor": "end", "font-size": 11, fill: colour },
-      `${NAMES[name] || name} ${last[1].toPrecision(4)}`);
-  });
+    if (label) add(svg, "text", { x: W - R - 4, y: T + 12 + 15 * labels++, "text-anchor": "end", "font-size": 11, fill: colour },
+      `${label} ${last[1].toPrecision(4)}`);
+  }
 }
 
 function render({ model, el }) {
@@ -66,6 +66,7 @@ function render({ model, el }) {
   const summary = document.createElement("summary");
   const tail = document.createElement("pre");
   bar.style.cssText = "display:flex;gap:1em;align-items:baseline;flex-wrap:wrap";
+  line.style.whiteSpace = "pre-line";
   tail.style.cssText = "max-height:12em;overflow:auto;font-size:.85em;white-space:pre-wrap";
   stop.textContent = "Stop";
   summary.textContent = "log";
@@ -83,8 +84,9 @@ function render({ model, el }) {
     title.textContent = model.get("title");
     line.textContent = model.get("line");
     tail.textContent = model.get("tail");
+    log.hidden = !model.get("tail");
     stop.hidden = !model.get("running");
-    draw(svg, model.get("series"));
+    draw(svg, model.get("series"), model.get("looks"));
   };
   const changed = () => { if (!asked) asked = requestAnimationFrame(show); };
   stop.addEventListener("click", () => {
