@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BROWSER := $(VENV)/.ready-browser
 NOTEBOOK := example_notebooks/01_abstract_to_tweet.ipynb
+# What the JupyterLab extension is built from.
+LABEXTENSION := package.json package-lock.json tsconfig.json \
+	$(wildcard labextension/src/* labextension/style/* labextension/schema/* nbdream/widgets/static/*)
 # JupyterLab refuses to run as root (in a container, say) unless it is told.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -50,10 +53,10 @@ stress: $(READY) ## The engine under load and under kills, longer than a test ma
 	@$(BIN)/python -m benchmarks stress
 
 clean: ## Remove what was made, the virtual environment included
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache node_modules labextension/lib nbdream/labextension
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml constraints.txt scripts/setup.sh
+$(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/labextension.py $(LABEXTENSION)
 	@scripts/setup.sh $(PYTHON)
 	@touch $@
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import pyarrow as pa
 
 from nbdream.arrays import int64s
+from nbdream.browsing import Browse
 from nbdream.errors import ColumnError, nearest
 from nbdream.fingerprint import digest as digest_of
 from nbdream.objects import StoredTable, column_digest
@@ -27,8 +28,18 @@ if TYPE_CHECKING:
 class Column(Protocol):
     """Where the values of one column come from."""
 
+    @property
+    def type(self) -> pa.DataType:
+        """The Arrow type, known without reading values."""
+
     def array(self) -> pa.ChunkedArray:
         """The values."""
+
+    def values(self, rows: Sequence[int | None]) -> list[Any]:
+        """The values of a few rows, by their numbers."""
+
+    def computed(self, function: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> pa.ChunkedArray:
+        """What ``function``, which looks at each value alone, makes of the values."""
 
     def digest(self) -> str:
         """The digest of the values in row order."""
@@ -39,6 +50,20 @@ class StoredColumn:
 
     def __init__(self, table: StoredTable, name: str, digest: str) -> None:
         self._table, self._name, self._digest = table, name, digest
+
+    @property
+    def type(self) -> pa.DataType:
+        """The Arrow type."""
+        return self._table.table.schema.field(self._name).type
+
+    def values(self, rows: Sequence[int | None]) -> list[Any]:
+        """The values of a few rows: nothing else is read."""
+        values = self.array()
+        return [None if row is None else values[row].as_py() for row in rows]
+
+    def computed(self, function: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> pa.ChunkedArray:
+        """What ``function`` makes of the values."""
+        return function(self.array())
 
     def array(self) -> pa.ChunkedArray:
         """The values, memory-mapped."""
@@ -55,6 +80,23 @@ class ViewColumn:
     def __init__(self, source: Column, rows: Callable[[], pa.Array | pa.ChunkedArray] | None) -> None:
         self._source, self._rows = source, rows
         self._digest: str | None = None
+
+    @property
+    def type(self) -> pa.DataType:
+        """The Arrow type."""
+        return self._source.type
+
+    def values(self, rows: Sequence[int | None]) -> list[Any]:
+        """The values of a few rows: the others are not taken from the input."""
+        if self._rows is None:
+            return self._source.values(rows)
+        selected = self._rows()
+        return self._source.values([None if row is None else selected[row].as_py() for row in rows])
+
+    def computed(self, function: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> pa.ChunkedArray:
+        """What ``function`` makes of the input's values, of the selected rows: long texts stay where they are."""
+        found = self._source.computed(function)
+        return found if self._rows is None else found.take(self._rows())
 
     def array(self) -> pa.ChunkedArray:
         """The values of the selected rows."""
@@ -156,8 +198,9 @@ class OutputDataset:
 
             window = list(range(min(buffer_size, self._num_rows)))
             random.Random(seed).shuffle(window)
-            return table.take(window[:n]).to_pandas()
-        return table.slice(0, n).to_pandas()
+            table = table.take(window[:n])
+        frame: pandas.DataFrame = table.slice(0, n).to_pandas()
+        return frame
 
     @property
     def dataset(self) -> datasets.Dataset:
@@ -172,7 +215,7 @@ class OutputDataset:
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a pandas frame that remembers in ``attrs`` which step they come from."""
         require("pandas", "all")
-        frame = self.table().to_pandas()
+        frame: pandas.DataFrame = self.table().to_pandas()
         frame.attrs["nbdream"] = {"name": self.step.name, "recipe": self.step.fingerprint}
         return frame
 
@@ -180,6 +223,10 @@ class OutputDataset:
         """The rows as a polars frame."""
         frame: polars.DataFrame = require("polars", "all").from_arrow(self.table())
         return frame
+
+    def browse(self, other: Any = None, *, columns: Sequence[str] | None = None) -> Browse:
+        """A live table of the rows, in a notebook; two columns, or the same columns of another result, side by side with what differs."""
+        return Browse(self, other, columns)
 
     def save_to_disk(self, path: str | Path) -> None:
         """Write the rows as Hugging Face ``datasets`` does."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from nbdream.annotations import since
 from nbdream.errors import BrokenFileError, SessionError
 from nbdream.files import Lock, read_object, safe_name, write_json
 from nbdream.fingerprint import difference, digest
@@ -208,6 +209,8 @@ class _Places:
 def _moved(names: Names, places: _Places, source: Source, wanted: frozenset[str] | None, seen: set[Any]) -> Iterator[str]:
     """What has changed above a result, as far as its columns ``wanted`` (None: all) depend on it."""
     place = places.use(source)
+    if "annotations" in place and (said := since(names.folder.parent, place["annotations"])):
+        yield f"{said} in {place['name']}"
     carried = places.carried(source)
     through = frozenset(name for shown, name in carried.items() if wanted is None or shown in wanted)
     for input_name, given in place["inputs"].items():

@@ -20,6 +20,7 @@ VALUES = {
     "expression": "Python expression",
     "model": "model",
     "names": "names",
+    "pair": "two names",
     "schema": "Python expression, or YAML",
     "value": "YAML",
 }

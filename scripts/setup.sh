@@ -29,7 +29,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Modules compile when they are first imported; compiling all of torch ahead takes longer than the rest of the set-up.
 pip() { "$venv/bin/python" -m pip install --quiet --no-compile "$@"; }
 pip --upgrade pip
+# Node's packages come while Python's do. The extension itself is built when nbdream is installed (scripts/labextension.py).
+if command -v npm >/dev/null && [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
+  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null &
+  node_packages=$!
+fi
 say "Installing torch, then the rest (about 2 GB, a few minutes the first time)"
 # torch first: what depends on it would otherwise choose a build of its own.
 pip "$(grep '^torch==' constraints.txt)"
+if [ -n "${node_packages:-}" ]; then wait "$node_packages" || true; fi
 pip --constraint constraints.txt --editable '.[all,test]'
+if [ ! -e nbdream/labextension/package.json ]; then
+  echo "There is no JupyterLab extension (side panel, badges), and everything else is there: it is built by Node 20 or newer, then make setup again."
+fi

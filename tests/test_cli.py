@@ -200,14 +200,15 @@ def read_of(terminal: int) -> bytes:
 def test_in_a_file_a_line_now_and_then_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(live, "FIRST", 0.0)
     monkeypatch.setattr(live, "EVERY", 0.0)
-    notebook = write_notebook(tmp_path / "a.ipynb", WATCHING)
+    stuck = "import atexit, time; atexit.register(time.sleep, 600)"  # as a kernel's own threads may be when it ends
+    notebook = write_notebook(tmp_path / "a.ipynb", [stuck, *WATCHING])
     threading.Thread(target=grow, args=(LiveRun(tmp_path / "output", "counter"),)).start()
     assert main(["run", str(notebook), "--no-html"]) == 0
     shown = capsys.readouterr()
-    told = [text for text in shown.out.splitlines() if text.startswith("  [ 3/3] counter: training · step ")]
+    told = [text for text in shown.out.splitlines() if text.startswith("  [ 4/4] counter: training · step ")]
     assert len(told) >= 2
     assert "\r" not in shown.out + shown.err
-    assert outputs(tmp_path / "a.executed.ipynb")[2] == []
+    assert outputs(tmp_path / "a.executed.ipynb")[3] == []
 
 
 def grow(run: LiveRun) -> None:

@@ -435,7 +435,7 @@ def test_card_and_lineage(echo: Shell) -> None:
 def test_a_handle_shows_its_first_page_and_the_saved_line(echo: Shell) -> None:
     echo.run("%%generate a << -m e -n 30\n<script>alert(1)</script>")
     bundle, _ = echo.ip.display_formatter.format(echo["a"])
-    assert set(bundle) == {"text/plain", "text/html"}
+    assert set(bundle) == {"text/plain", "text/html", "application/vnd.nbdream.table+json"}
     assert "first 10 of 30 rows · echo · made " in bundle["text/html"]
     assert "<script" not in bundle["text/html"]
     again, _ = echo.ip.display_formatter.format(echo["a"])

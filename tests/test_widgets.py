@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbdream.widgets.curve import MOST_POINTS, History, curve_svg, folded, thin, ticks
+from nbdream.cards.curve import MOST_POINTS, curve_svg, folded, thin, ticks
+from nbdream.widgets.curve import History
 from nbdream.widgets.progress import Progress
 from nbdream.widgets.status import ago, live_line, saved_line, saved_training_line, seconds
 from nbdream.widgets.table import shown, table_html, table_text

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbdream import escape
-from nbdream.cards import body
-from nbdream.cards.fields import LICENSE, data_card
+from nbdream.cards import body, licence
+from nbdream.cards.fields import data_card
 from nbdream.cards.graph import Graph, Stage, stages, texts
 from nbdream.cards.managed import replace
 from nbdream.errors import HubError
 from nbdream.optional import require
 
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SIZES = (
     "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T",
 )  # fmt: skip
@@ -69,7 +68,7 @@ def readme_dataset(graph: Graph, existing: str | None, facts: DatasetFacts) -> s
         "annotations_creators": _annotators(found) or given.get("annotations_creators"),
         "size_categories": [_size(sum(facts.splits.values()))],
         "library_name": "nbdream",
-        "license": _license(found) or given.get("license"),
+        "license": licence.identifier(found) or given.get("license"),
         **facts.metadata,
     }
     card = require("huggingface_hub", "hub").DatasetCardData(**{**given, **ours})
@@ -87,7 +86,7 @@ def readme_model(graph: Graph, existing: str | None, facts: ModelFacts) -> str:
         "datasets": _hub_names(found) or given.get("datasets"),
         "library_name": "peft" if facts.adapter else "sentence-transformers" if facts.task == SIMILARITY else "transformers",
         "pipeline_tag": given.get("pipeline_tag") or facts.task,
-        "license": _license(found) or given.get("license"),
+        "license": licence.identifier(found) or given.get("license"),
         "widget": [{"text": example} for example in facts.examples] or given.get("widget"),
     }
     card = require("huggingface_hub", "hub").ModelCardData(**{**given, **ours})
@@ -221,13 +220,6 @@ def _tags(given: Mapping[str, Any], graph: Graph, found: Sequence[Stage], synthe
     models = [str(model["name"]) for stage in found for model in stage.models]
     ours = [*(["synthetic"] if synthetic else []), "nbdream", version, *models]
     return list(dict.fromkeys([*kept, *ours]))
-
-
-def _license(found: Sequence[Stage]) -> str | None:
-    """The licence that the author of the last step declared for its result: that of a source is not that of what is made of it."""
-    declared = [card for card in found[-1].node.get("cards") or [] if isinstance(card, dict)]
-    names = [text for card in declared if card.get("type") in (LICENSE, "LICENSE") for text in texts(card.get("value"))]
-    return names[0] if len(names) == 1 and _IDENTIFIER.fullmatch(names[0]) else None
 
 
 def _annotators(found: Sequence[Stage]) -> list[str]:

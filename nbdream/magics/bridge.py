@@ -69,6 +69,8 @@ class Bridge:
         self._over = threading.Event()
         self._told: tuple[float, Any] = (0.0, None)
         self._is_ours = False
+        self._results: dict[str, Any] = {}
+        """How our cells ended when they last ran here, by cell: a page that was reloaded meanwhile has not seen it."""
 
     # --- coming and going -------------------------------------------------------------------------------------------
 
@@ -113,7 +115,8 @@ class Bridge:
         self._wake.set()
 
     def _take(self, event: Mapping[str, Any]) -> None:
-        self._watch.take(event)
+        step = next((step for step in self._session.running() if step.key == event.get("recipe")), None)
+        self._watch.take(event, step)
         self._wake.set()
         if event["type"] in ("step.done", "step.loaded", "step.failed"):
             self._urgent.set()
@@ -126,7 +129,9 @@ class Bridge:
 
     def _end_cell(self, result: Any) -> None:
         if self._is_ours and self._notebook.cell is not None:
-            self._watch.ended(str(self._notebook.cell["id"]), result.error_before_exec or result.error_in_exec)
+            cell = str(self._notebook.cell["id"])
+            self._results[cell] = result
+            self._watch.ended(cell, result.error_before_exec or result.error_in_exec)
         session: Any = context.active()
         if session is not None:
             self.watch(session)  # it may have been opened by a line of Python
@@ -204,6 +209,21 @@ class Bridge:
         self._urgent.set()
         return len(data["cells"])
 
+    def outputs(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """What a cell of ours showed when it last ran in this kernel, as it stands in a notebook; nothing is run for it."""
+        result = self._results.get(str(data["cell"]))
+        if result is None:
+            return {"outputs": [], "execution_count": None}
+        number, error = result.execution_count, result.error_before_exec or result.error_in_exec
+        outputs: list[dict[str, Any]] = []
+        if isinstance(error, NbDreamError):
+            told = {"ename": type(error).__name__, "evalue": str(error), "traceback": error._render_traceback_()}
+            outputs = [{"output_type": "error", **told}]
+        elif result.result is not None:
+            bundle, metadata = self._notebook.shell.display_formatter.format(result.result)
+            outputs = [{"output_type": "execute_result", "data": bundle, "metadata": metadata, "execution_count": number}]
+        return {"outputs": outputs, "execution_count": number}
+
     def once(self, data: Mapping[str, Any]) -> str:
         """Have a cell do something else when it is next run: `Notebook.once`."""
         self._notebook.once[str(data["cell"])] = str(data["how"])
@@ -222,12 +242,26 @@ class Bridge:
 
         return pager.value(self.open_session(), data)
 
+    def annotate(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked of a question that a cell of this kernel puts to people: where one stands, a decision, to take one back."""
+        from nbdream.steps.annotation import Annotation
+        from nbdream.widgets.annotate import respond
+
+        bound = [value for name, value in list(self._notebook.variables.items()) if not name.startswith("_")]
+        asked = next((value for value in bound if isinstance(value, Annotation) and value.id == data["annotations"]), None)
+        if asked is None:
+            raise ArgumentError("this kernel does not ask it yet", "run the cell to decide")
+        answer = respond(asked, data)
+        self._watch.refresh()
+        self._wake.set()
+        return answer
+
     # --- what is told -----------------------------------------------------------------------------------------------
 
     def _tell_on(self) -> None:
         """Broadcast after what happens, and once a second while a cell or work runs."""
+        busy = self._tell()
         require("jsonschema", "all")  # loading it while a cell computes would take seconds
-        busy = False
         while not self._over.is_set():
             self._wake.wait(PERIOD if busy else None)
             self._wake.clear()
@@ -273,11 +307,19 @@ def check(data: Any, schema: Mapping[str, Any]) -> None:
         raise ArgumentError(f"the page's message is malformed: {error.message}"[:400], "reload the page")
 
 
-_ROWS = {"use": _USE, "split": {"type": ["string", "null"], "maxLength": 400}, "failures": {"type": "boolean"}}
+_ASKED = {"annotations": _USE}
+_BESIDE = {"use": {"type": ["string", "null"], "maxLength": 64}, "columns": {"type": ["array", "null"], "items": _NAME, "maxItems": 400}}
+_ROWS = {
+    "use": _USE,
+    "split": {"type": ["string", "null"], "maxLength": 400},
+    "beside": {"type": ["object", "null"], "properties": _BESIDE, "additionalProperties": False},
+    "failures": {"type": "boolean"},
+}
 
 OPS: dict[str, Op] = {
     "snapshot": Op(Bridge.snapshot, {}),
     "stop": Op(Bridge.stop, {"work": {"type": "string", "pattern": "^[0-9a-f]{8,64}(-[0-9]{1,6})?$"}}, ("work",)),
+    "outputs": Op(Bridge.outputs, {"cell": {"type": "string", "maxLength": 100}}, ("cell",)),
     "once": Op(Bridge.once, {"cell": {"type": "string", "maxLength": 100}, "how": {"enum": ["recompute", "estimate"]}}, ("cell", "how")),
     "sources": Op(
         Bridge.sources,
@@ -319,5 +361,18 @@ OPS: dict[str, Op] = {
         ("use",),
     ),
     "value": Op(Bridge.value, {**_ROWS, "row": _COUNT, "column": _NAME}, ("use", "row", "column")),
+    "annotate_state": Op(Bridge.annotate, {**_ASKED, "after": {"type": "integer", "minimum": -1}}, ("annotations",)),
+    "decide": Op(
+        Bridge.annotate,
+        {
+            **_ASKED,
+            "row": _COUNT,
+            "key": _USE,
+            "do": {"enum": ["accept", "edit", "reject", "rate", "choose", "tie"]},
+            "value": {"type": ["string", "integer", "null"], "maxLength": LONGEST},
+        },
+        ("annotations", "row", "key", "do"),
+    ),
+    "undo": Op(Bridge.annotate, _ASKED, ("annotations",)),
 }  # fmt: skip
 """All that a page may ask for. Values are data: none carries code, a path or a repository."""

@@ -83,7 +83,7 @@ def _values(notebook: Notebook, option: Option, line: str) -> list[str]:
         return [*BUILT_IN, *functions(notebook)]
     if option.kind == "names":
         return sorted(name for name in notebook.variables if not name.startswith("_"))
-    return columns(notebook, line) if option.name == "column" else []
+    return columns(notebook, line) if option.name in ("column", "prefer") else []
 
 
 def _body_words(notebook: Notebook, magic: Magic, before: str, text: str) -> list[str]:

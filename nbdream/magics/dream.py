@@ -328,8 +328,8 @@ def card_view(session: Any, thing: Any) -> View:
 
     from nbdream.cards import card_html
 
-    place = thing.step if is_trained(thing) else thing
-    return View({"text/plain": json.dumps(card_of(thing), indent=1, ensure_ascii=False), "text/html": card_html(session.graph(place))})
+    page = card_html(session.graph(thing.step), thing.picture) if is_trained(thing) else card_html(session.graph(thing))
+    return View({"text/plain": json.dumps(card_of(thing), indent=1, ensure_ascii=False), "text/html": page})
 
 
 def card_of(thing: Any) -> dict[str, Any]:

@@ -22,12 +22,15 @@ CELL_MAGICS = {
     "map": "nbdream.magics.map",
     "train": "nbdream.magics.train",
     "evaluate": "nbdream.magics.evaluate",
+    "annotate": "nbdream.magics.annotate",
 }
 """The cell magics and the modules that hold them: each has ``MAGIC``, what it takes, and ``plan``, what it does."""
 
 SHOWN = {
     ("nbdream.steps.handle", "StepHandle"): "step_bundle",
     ("nbdream.steps.summary", "Evaluation"): "evaluation_bundle",
+    ("nbdream.steps.annotation", "Annotation"): "annotation_bundle",
+    ("nbdream.steps.annotation", "Annotating"): "annotating_bundle",
     ("nbdream.datasets", "OutputDataset"): "rows_bundle",
     ("nbdream.datasets", "OutputDatasetColumn"): "rows_bundle",
     ("nbdream.browsing", "Browse"): "browse_bundle",

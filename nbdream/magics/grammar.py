@@ -14,9 +14,9 @@ from typing import Any, Literal
 from nbdream.errors import ArgumentError, nearest
 from nbdream.frontmatter import parse_yaml, split_body
 
-Kind = Literal["text", "integer", "number", "flag", "choice", "expression", "model", "names", "schema", "value"]
-"""A ``schema`` is an expression on the line, and below it also a mapping."""
-Body = Literal["template", "expression", "settings", "none"]
+Kind = Literal["text", "integer", "number", "flag", "choice", "expression", "model", "names", "pair", "schema", "value"]
+"""A ``schema`` is an expression on the line, and below it also a mapping; a ``pair`` is two words there."""
+Body = Literal["template", "expression", "text", "settings", "none"]
 
 FIRST_LINE = 2
 """The line of a cell on which its body begins."""
@@ -80,7 +80,7 @@ class Magic:
         for option in self.options:
             start = f"  {', '.join(option.spellings):{width}}"
             lines += textwrap.wrap(option.help, 100, initial_indent=start, subsequent_indent=" " * len(start))
-        if self.body in ("template", "expression"):
+        if self.body in ("template", "expression", "text"):
             lines += ["", "  Options may stand in YAML between two --- lines at the top of the body instead."]
         return "\n".join(lines)
 
@@ -99,6 +99,8 @@ class Call:
     settings: dict[str, Any] = field(default_factory=dict)
     """YAML keys beyond the options, for a magic with ``open_settings``."""
     body: str = ""
+    once: str = ""
+    """What the page has asked of this run of the cell: see `Notebook.once`."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of an option, or ``default``."""
@@ -214,6 +216,8 @@ def _read_option(call: Call, word: str, rest: Iterator[str]) -> tuple[Option, An
     text = given if equals else next(rest, None)
     if text is None or (not equals and text.startswith("-") and call.magic.option(text) is not None):
         raise ArgumentError(f"{flag} needs a value", option.help)
+    if option.kind == "pair" and "," not in text:
+        text = f"{text},{next(rest, '')}"
     return option, _from_text(option, flag, text)
 
 
@@ -259,7 +263,7 @@ def _from_text(option: Option, shown: str, text: str) -> Any:
         return _number(option, shown, text)
     if option.kind == "choice":
         return _choice(option, shown, text)
-    if option.kind == "names":
+    if option.kind in ("names", "pair"):
         return [name.strip() for name in text.split(",") if name.strip()]
     if option.kind == "value":
         return parse_yaml(text)
@@ -275,7 +279,7 @@ def _from_yaml(option: Option, shown: str, value: Any) -> Any:
         return _number(option, shown, value)
     if option.kind == "choice":
         return _choice(option, shown, value)
-    if option.kind == "names":
+    if option.kind in ("names", "pair"):
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ArgumentError(f"{shown} is a list of names, not {value!r}", f"{shown}: [style, tone]")

@@ -6,16 +6,19 @@ import atexit
 import hashlib
 import logging
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from nbdream import context
 from nbdream.errors import ArgumentError, DataError, ModelError, NbDreamError, Stopped, nearest
+from nbdream.ledger import at_least
 from nbdream.magics import awaiting
 from nbdream.magics.dataflow import Dataflow
 from nbdream.magics.grammar import Call, Magic, parse
 from nbdream.magics.names import Bindings, Scope, evaluate, is_data, is_model, trained
+from nbdream.widgets.meter import Limit
 from nbdream.widgets.progress import NotebookScreen, Progress, TerminalScreen
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("nbdream")
 
+LAST_SECONDS = 5
+"""How long a kernel may take to end once all work is done; JupyterLab gives it no longer."""
 Plan = Callable[[], Any]
 """What a cell does once it is read: construct its step, and give the handle."""
 
@@ -57,6 +62,14 @@ class Notebook:
     def has_kernel(self) -> bool:
         """Whether a front end shows rich output and can await."""
         return getattr(self.shell, "kernel", None) is not None
+
+    @property
+    def has_page(self) -> bool:
+        """Whether a page shows what a cell displays while it runs: one that names its cells, and no headless run."""
+        if not self.has_kernel or "NBDREAM_NOTEBOOK" in os.environ:
+            return False
+        parent: Any = getattr(self.shell.kernel, "get_parent", dict)()
+        return bool((parent.get("metadata") or {}).get("cellId"))
 
     # --- the session ------------------------------------------------------------------------------------------------
 
@@ -92,6 +105,10 @@ class Notebook:
         for work in list(self._work):
             work.stop()
         session.stop()
+        if self.has_kernel:
+            # ipykernel closes its sockets after this, and its threads may wait for each other while it does: without end.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LAST_SECONDS)
 
     def _watch(self, session: Session) -> None:
         if session is not self._watched:
@@ -260,8 +277,9 @@ class _Watched:
         again = call.name if call.once == "recompute" else None
         self._door = _Door(self._session, preview="limit" in call.options or "dry_run" in call.options, again=again)
         self.progress = Progress(
-            NotebookScreen(result=not call.silent) if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note
-        )
+            NotebookScreen(result=not call.silent) if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note,
+            lambda: _limit(self._session, call.options.get("max_cost")), live=notebook.has_page,
+        )  # fmt: skip
         self._leave = self._session.subscribe(self.progress.take)
 
     def call(self) -> Any:
@@ -287,6 +305,14 @@ class _Watched:
         """Stop watching, and leave nothing of it on the page."""
         self._leave()
         self.progress.close()
+
+
+def _limit(session: Session, dollars: float | None) -> Limit | None:
+    """What a cell may cost: its own limit, else what its session may."""
+    if dollars is not None:
+        return Limit(dollars)
+    budget = session.budget
+    return None if budget is None else Limit(budget, at_least(session.engine.paid()))
 
 
 class _Door:

@@ -28,6 +28,7 @@ LONGEST = 160
 MOST = 60
 """Results that are told: the newest."""
 EDITED = "edited, not run"
+KEPT = "what was done is kept; run the cell again to go on"
 PATIENCE = 20
 """How often the price of all replies is summed up: at most once in so many times what it takes."""
 
@@ -75,6 +76,7 @@ class Watch:
         self._taken: dict[str, bool] = {}
         """By name: whether this kernel found it there and paid nothing."""
         self._ran: dict[str, str] = {}
+        self._named: dict[str, str] = {}
         self._page: dict[str, str] = {}
         self._known: dict[tuple[str, str], Facts] = {}
         self._results: list[Facts] = []
@@ -84,8 +86,8 @@ class Watch:
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Take in an event of a session."""
+    def take(self, event: Mapping[str, Any], step: Any = None) -> None:
+        """Take in an event of a session, and the step that it is about, if it runs in this kernel."""
         kind, key, name = str(event.get("type")), str(event.get("recipe")), str(event.get("name"))
         with self._lock:
             if kind in ("step.started", "step.progress", "step.waiting"):
@@ -97,13 +99,19 @@ class Watch:
                 self._steps.pop(key, None)
                 self._changed = True
                 usage = event.get("usage") or {}
-                if kind != "step.failed":
+                cell = None if step is None else _cell(step.cell)
+                if kind == "step.failed" and cell is not None:  # in the background: the cell itself is over
+                    stopped = step.stopping.is_set()
+                    self._ended[cell] = _Ended("stopped" if stopped else "failed", KEPT if stopped else _cut(str(event.get("error"))))
+                elif kind != "step.failed" and not getattr(step, "preview", False):
                     self._taken[name] = kind == "step.loaded" or bool(usage.get("cached_calls") and not usage.get("calls"))
 
     def began(self, cell: str, source: str) -> None:
         """A cell begins to run."""
         with self._lock:
             self._ran[cell] = self._page[cell] = source_digest(source)
+            words = source.split(maxsplit=2)
+            self._named[cell] = words[1] if len(words) > 1 and words[1].isidentifier() else ""
             self._ended.pop(cell, None)
 
     def ended(self, cell: str, error: BaseException | None) -> None:
@@ -137,7 +145,7 @@ class Watch:
             self._sum_up(session, works)
         spend = self._paid + sum(work["paid"] or 0.0 for work in works)
         edited = self._edited(self._results)
-        nodes = [_with_work(_with_edits(node, edited), works) for node in self._results]
+        nodes = [_with_work(node, works) for node in _with_edits(self._results, edited)]
         return _fitted(
             {
                 "session": session.folder.name,
@@ -242,7 +250,7 @@ class Watch:
                         "reason": _cut("; ".join(state.reasons)),
                     }
                 )
-        return found
+        return _in_order(found)
 
     def _edited(self, results: Iterable[Facts]) -> set[str]:
         """The cells whose text on the page is not what ran: in this kernel or, before it ran here, in an earlier one."""
@@ -259,7 +267,7 @@ class Watch:
         with self._lock:
             ended = dict(self._ended)
         for cell, end in ended.items():
-            told[cell] = {**told.get(cell, {"name": ""}), "state": end.state, "reason": end.reason, "cached": False}
+            told[cell] = {**told.get(cell, {"name": self._named.get(cell, "")}), "state": end.state, "reason": end.reason, "cached": False}
         for work in works:
             if work["cell"]:
                 told[work["cell"]] = {"name": work["name"], "state": "running", "work": work["id"]}
@@ -301,9 +309,37 @@ def _facts(session: Session, folder: Any, use: str) -> Facts:
     }
 
 
-def _with_edits(node: Facts, edited: set[str]) -> Facts:
-    told = {key: value for key, value in node.items() if key != "ran"}
-    return {**told, "state": "stale", "reason": EDITED} if node["cell"] in edited else told
+def _in_order(nodes: list[Facts]) -> list[Facts]:
+    """Results behind those that they were made from, and otherwise as they come: within a second, times do not tell."""
+    placed: dict[str, Facts] = {}
+    by_name = {str(node["name"]): node for node in nodes}
+
+    def place(node: Facts, path: tuple[str, ...]) -> None:
+        for name in node["above"]:
+            if name in by_name and name not in placed and name not in path:
+                place(by_name[name], (*path, str(node["name"])))
+        placed.setdefault(str(node["name"]), node)
+
+    for node in nodes:
+        place(node, ())
+    return list(placed.values())
+
+
+def _with_edits(nodes: Iterable[Facts], edited: set[str]) -> list[Facts]:
+    """Results whose cell was edited are stale, and so is all that was made from them."""
+    told: list[Facts] = []
+    why: dict[str, str] = {}
+    for node in nodes:
+        above = next((name for name in node["above"] if name in why), None)
+        if node["cell"] in edited:
+            why[node["name"]], reason = node["name"], EDITED
+        elif above is not None:
+            why[node["name"]], reason = why[above], f"{why[above]} was {EDITED}"
+        else:
+            reason = ""
+        shown = {key: value for key, value in node.items() if key != "ran"}
+        told.append({**shown, "state": "stale", "reason": _cut(reason)} if reason else shown)
+    return told
 
 
 def _with_work(node: Facts, works: Iterable[Facts]) -> Facts:

@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nbdream.steps.annotating import Annotate
+    from nbdream.steps.annotation import Annotation
     from nbdream.steps.background import concurrent, wait
     from nbdream.steps.base import Step, SuperStep
     from nbdream.steps.evaluating import Evaluate
@@ -34,14 +36,16 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "AddItemStep", "CSVDataSource", "ConcatStep", "CopyStep", "DataFromPrompt", "DataSource", "Evaluate", "Failure", "Filter", "FilterStep",
-    "FilterWithPrompt", "Generate", "HFDatasetDataSource", "HFHubDataSource", "JSONDataSource", "LazyRowBatches", "LazyRows", "MapStep",
-    "ProcessWithPrompt", "Prompt", "RemoveColumnsStep", "RenameColumnStep", "RenameColumnsStep", "ReverseStep", "Row", "SaveStep",
-    "SelectColumnsStep", "SelectStep", "Selection", "ShardStep", "ShuffleStep", "SkipStep", "SortStep", "SplitStep", "Step", "SuperStep",
-    "TakeStep", "TextDataSource", "ZippedStep", "concat", "concurrent", "wait", "zipped",
+    "AddItemStep", "Annotate", "Annotation", "CSVDataSource", "ConcatStep", "CopyStep", "DataFromPrompt", "DataSource", "Evaluate",
+    "Failure", "Filter", "FilterStep", "FilterWithPrompt", "Generate", "HFDatasetDataSource", "HFHubDataSource", "JSONDataSource",
+    "LazyRowBatches", "LazyRows", "MapStep", "ProcessWithPrompt", "Prompt", "RemoveColumnsStep", "RenameColumnStep", "RenameColumnsStep",
+    "ReverseStep", "Row", "SaveStep", "SelectColumnsStep", "SelectStep", "Selection", "ShardStep", "ShuffleStep", "SkipStep", "SortStep",
+    "SplitStep", "Step", "SuperStep", "TakeStep", "TextDataSource", "ZippedStep", "concat", "concurrent", "wait", "zipped",
 ]  # fmt: skip
 
 _ROOMS = {
+    "annotating": "Annotate",
+    "annotation": "Annotation",
     "background": "concurrent wait",
     "base": "Step SuperStep",
     "evaluating": "Evaluate",

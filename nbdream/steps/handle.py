@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbdream.browsing import Browse
 from nbdream.datasets import OutputDataset, OutputDatasetColumn
 from nbdream.errors import ArgumentError
 from nbdream.objects import ResultFolder
@@ -119,6 +120,10 @@ class StepHandle:
     def to_polars(self) -> polars.DataFrame:
         """The rows as a polars frame."""
         return self.output.to_polars()
+
+    def browse(self, other: Any = None, *, columns: Sequence[str] | None = None) -> Browse:
+        """A live table of the rows, in a notebook; two columns, or the same columns of another result, side by side with what differs."""
+        return self.output.browse(other, columns=columns)
 
     def why(self) -> list[str]:
         """Why the step ran when it last ran, and why it would run again, in words; empty when it never ran before."""

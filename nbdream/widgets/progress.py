@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from nbdream.widgets.curve import History, curve_svg, curve_widget
+from nbdream.cards.curve import curve_svg
+from nbdream.widgets.curve import History, curve_widget
+from nbdream.widgets.meter import Limit, Meter, meter_widget, retire
+from nbdream.widgets.mime import LIVE, live_json
 from nbdream.widgets.status import live_line
 from nbdream.widgets.table import lines_html
 
 QUIET = 0.3
 """Seconds of work below which nothing is shown."""
+WAS_RUNNING = "The cell was running when this was saved: run it again, what is done costs nothing."
 PERIOD = 0.25
 """Seconds between two updates of what is shown."""
 
@@ -29,9 +33,10 @@ class Screen(Protocol):
 
 
 class NotebookScreen:
-    """An output of the running cell that is updated in place."""
+    """An output of the running cell that is updated in place; ``result``: whether something is shown in its place in the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, result: bool = True) -> None:
+        self._result = result
         self._handle: Any = None
 
     def show(self, bundle: Mapping[str, Any]) -> None:
@@ -44,11 +49,11 @@ class NotebookScreen:
             self._handle.update(dict(bundle), raw=True)
 
     def clear(self) -> None:
-        """Empty the cell's output as soon as something new comes."""
+        """Empty the cell's output: as soon as the result comes, lest the page jump, and at once where none does."""
         from IPython.display import clear_output
 
         if self._handle is not None:
-            clear_output(wait=True)
+            clear_output(wait=self._result)
             self._handle = None
 
 
@@ -84,15 +89,22 @@ class Progress:
         on_stop: Callable[[], None],
         log_tail: Callable[[str], list[str]] = lambda recipe: [],
         note: Callable[[str], None] = print,
+        limit: Callable[[], Limit | None] = lambda: None,
+        *,
+        live: bool = False,
     ) -> None:
         self._screen = screen
         self._on_stop = on_stop
         self._log_tail = log_tail
         self._note = note
+        self._limit = limit
+        self._live = live
+        """Whether somebody looks on who is shown widgets."""
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._drawn = 0.0
-        self._event: dict[str, Any] = {}
+        self._meter = Meter(self._began)
+        self._dial: Any = None
         self._waits = False
         self._history: History | None = None
         self._recipe = ""
@@ -111,7 +123,7 @@ class Progress:
             elif kind == "step.waiting":
                 self._waits = True
             elif kind == "step.progress":
-                self._event = dict(event)
+                self._meter.add(event, time.monotonic())
                 self._waits = False
 
     def _take_run(self, event: Mapping[str, Any]) -> None:
@@ -134,8 +146,24 @@ class Progress:
                 self._draw_line(now - self._began)
 
     def _draw_line(self, elapsed: float) -> None:
-        line = "another kernel is making this; waiting for it" if self._waits else live_line(self._event, elapsed)
-        self._screen.show({"text/plain": line, "text/html": lines_html([line])})
+        line = "another kernel is making this; waiting for it" if self._waits else live_line(self._meter.event, elapsed)
+        bundle = {"text/plain": line, "text/html": lines_html([line])}
+        if self._live and self._dial is None:
+            self._meter.limit = self._limit()
+            self._dial = meter_widget(self._on_stop) or False
+            if self._dial:
+                self._draw_dial(self._dial, line)
+                self._screen.show({**self._dial._repr_mimebundle_()[0], **bundle, LIVE: live_json(WAS_RUNNING)})
+        elif self._dial:
+            self._draw_dial(self._dial, line)
+        else:
+            self._screen.show(bundle)
+
+    def _draw_dial(self, dial: Any, line: str) -> None:
+        with dial.hold_sync():
+            dial.title = str(self._meter.event.get("name") or "")
+            dial.line = line if self._waits else self._meter.line(time.monotonic())
+            dial.shares = self._meter.shares()
 
     def _draw_run(self, history: History) -> None:
         if not self._fresh:
@@ -145,7 +173,7 @@ class Progress:
         if self._widget is None and isinstance(self._screen, NotebookScreen):
             self._widget = curve_widget(self._title, self._on_stop) or False
             if self._widget:
-                self._screen.show({**self._widget._repr_mimebundle_()[0], **bundle})
+                self._screen.show({**self._widget._repr_mimebundle_()[0], **bundle, LIVE: live_json(WAS_RUNNING)})
         if self._widget:
             with self._widget.hold_sync():
                 self._widget.series = {name: [list(point) for point in points] for name, points in history.series().items()}
@@ -156,6 +184,8 @@ class Progress:
 
     def close(self) -> None:
         """Leave nothing behind. A page that shows the curve gets its end first: what replaces it may take a moment."""
+        if self._dial:
+            retire(self._dial)
         if self._widget:
             with self._lock:
                 if self._history is not None:

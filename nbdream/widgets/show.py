@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nbdream.cards.curve import curve_svg
 from nbdream.errors import MissingPackageError
 from nbdream.escape import html
-from nbdream.widgets.curve import History, curve_svg
+from nbdream.widgets.curve import History
+from nbdream.widgets.mime import TABLE, table_json
 from nbdream.widgets.status import saved_line, saved_training_line
 from nbdream.widgets.table import PAGE, lines_html, table_html, table_text
 
-Bundle = dict[str, str]
+Bundle = dict[str, Any]
 
 
 class View:
@@ -47,7 +49,7 @@ def step_bundle(handle: Any) -> Bundle:
     """A result: the first page of its rows and the line that tells of the work."""
     if getattr(handle, "done", True) is False:
         return _lines([f"{handle.name} is being made in the background; using it waits for it"])
-    return _page(handle.output, saved_line(handle.node))
+    return page_bundle(handle.output, saved_line(handle.node))
 
 
 def evaluation_bundle(handle: Any) -> Bundle:
@@ -59,20 +61,48 @@ def evaluation_bundle(handle: Any) -> Bundle:
     try:
         return evaluation.evaluation_bundle(handle)
     except MissingPackageError as error:
-        return _page(handle.output, f"{saved_line(handle.node)} · the summary takes {error}")
+        return page_bundle(handle.output, f"{saved_line(handle.node)} · the summary takes {error}")
 
 
 def rows_bundle(rows: Any) -> Bundle:
     """Rows, or one column of them."""
-    return _page(rows, "")
+    return page_bundle(rows, "")
 
 
-def _page(rows: Any, note: str) -> Bundle:
+def page_bundle(rows: Any, note: str) -> Bundle:
+    """The first page of rows, for whoever can show what: as text, as HTML, and as JSON that can be paged on from."""
     columns = list(rows.column_names)
     if not columns:
         return _lines([note or "no rows"])
-    page = rows.table().slice(0, PAGE).to_pylist()
-    return {"text/plain": table_text(columns, page, rows.num_rows, note), "text/html": table_html(columns, page, rows.num_rows, note)}
+    owner = getattr(rows, "owner", rows)
+    values = [owner.column(name).values(range(min(PAGE, rows.num_rows))) for name in columns]
+    page = [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+    return {
+        "text/plain": table_text(columns, page, rows.num_rows, note),
+        "text/html": table_html(columns, page, rows.num_rows, note),
+        TABLE: table_json(rows, note),
+    }
+
+
+def browse_bundle(browse: Any) -> Bundle:
+    """Rows that are looked at: a live table."""
+    from nbdream.widgets.browse import browse_bundle as bundle
+
+    return bundle(browse)
+
+
+def annotation_bundle(annotation: Any) -> Bundle:
+    """A question put to people: what was decided so far."""
+    from nbdream.widgets.annotate import annotation_bundle as bundle
+
+    return bundle(annotation)
+
+
+def annotating_bundle(live: Any) -> Bundle:
+    """A question put to people: the live view that takes decisions."""
+    from nbdream.widgets.annotate import annotating_bundle as bundle
+
+    return bundle(live)
 
 
 def model_bundle(model: Any) -> Bundle:

@@ -29,11 +29,12 @@ def shown(value: Any, longest: int = LONGEST) -> str:
     """A value as text, cut at ``longest`` characters; lists and dicts as JSON."""
     if value is None:
         return "∅"
-    text = value if isinstance(value, str) else _plain(value)
+    text = value if isinstance(value, str) else plain(value)
     return text if len(text) <= longest else text[:longest].rstrip() + f"… ({len(text):,} characters)"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value that is no text as one, whole: lists and dicts as JSON."""
     if isinstance(value, (list, dict)):
         return json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, bytes):

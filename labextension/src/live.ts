@@ -1,0 +1,80 @@
+import { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
+import { IRenderMime, MimeModel } from '@jupyterlab/rendermime';
+import { Message } from '@lumino/messaging';
+import { Panel, Widget } from '@lumino/widgets';
+
+/** What marks an output of ours that holds a widget. */
+const LIVE = 'application/vnd.nbdream.live+json';
+const WIDGET = 'application/vnd.jupyter.widget-view+json';
+/** Milliseconds between two looks whether the widget is there: after a reload it takes a while. */
+const LOOK = 500;
+
+/** A widget while it lives in the kernel; else the picture of it that lies beside it, and never "model not found". */
+class LiveRenderer extends Panel implements IRenderMime.IRenderer {
+  constructor(private _tracker: INotebookTracker) {
+    super();
+    this.addClass('nbd-Live');
+  }
+
+  async renderModel(model: IRenderMime.IMimeModel): Promise<void> {
+    this._model = model;
+    this._shown = '';
+    await this._draw();
+  }
+
+  protected override onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    this._panel = this._tracker.find(found => found.node.contains(this.node)) ?? null;
+    this._timer = window.setInterval(() => void this._draw(), LOOK);
+    void this._draw();
+  }
+
+  protected override onBeforeDetach(message: Message): void {
+    window.clearInterval(this._timer);
+    super.onBeforeDetach(message);
+  }
+
+  private async _draw(): Promise<void> {
+    const model = this._model;
+    const registry = this._panel?.content.rendermime;
+    if (!model || !registry || this.isDisposed) {
+      return;
+    }
+    const { [LIVE]: own, [WIDGET]: view, ...still } = model.data;
+    const id = (view as { model_id?: string } | undefined)?.model_id;
+    const kernel = this._panel?.sessionContext.session?.kernel;
+    const there = Boolean(id && kernel && !kernel.isDisposed && kernel.hasComm(id));
+    const type = there ? WIDGET : (registry.preferredMimeType(still, model.trusted ? 'any' : 'ensure') ?? 'text/plain');
+    if (type === this._shown) {
+      return;
+    }
+    this._shown = type;
+    const renderer = registry.createRenderer(type);
+    await renderer.renderModel(new MimeModel({ data: there ? { [WIDGET]: view } : still, metadata: model.metadata, trusted: model.trusted }));
+    if (this._shown !== type || this.isDisposed) {
+      renderer.dispose();
+      return;
+    }
+    for (const old of [...this.widgets]) {
+      old.dispose();
+    }
+    this.addWidget(renderer);
+    const note = (own as { note?: string } | undefined)?.note;
+    if (note && !there) {
+      const line = new Widget();
+      line.addClass('nbd-Live-note');
+      line.node.textContent = note;
+      this.addWidget(line);
+    }
+  }
+
+  private _model: IRenderMime.IMimeModel | null = null;
+  private _panel: NotebookPanel | null = null;
+  private _shown = '';
+  private _timer = 0;
+}
+
+/** The renderer of outputs that hold a widget of ours. */
+export function liveFactory(tracker: INotebookTracker): IRenderMime.IRendererFactory {
+  return { safe: true, mimeTypes: [LIVE], createRenderer: () => new LiveRenderer(tracker) };
+}
