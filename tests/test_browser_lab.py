@@ -161,7 +161,7 @@ def test_everything_is_there_after_run_all(chromium: Any, address: str, root: Pa
     lab.wait("window.jupyterapp.shell.currentWidget.content.activeCellIndex == 2")
     lab.picture("lab-light")
     lab.command("apputils:change-theme", {"theme": "JupyterLab Dark"})
-    lab.wait("document.body.dataset.jpThemeLight == 'false'")
+    lab.wait("document.body.dataset.jpThemeLight == 'false' && !document.getElementById('jupyterlab-splash')")
     lab.picture("lab-dark")
 
     def coloured(number: int, line: int) -> dict[str, str]:

@@ -16,6 +16,7 @@ from nbdream.errors import ArgumentError, NbDreamError
 from nbdream.escape import visible
 from nbdream.steps.question import CHOOSE, EDIT, LONGEST, PREFER, RATE, Vote
 from nbdream.widgets.cells import as_text
+from nbdream.widgets.live import LIVE, live_json
 from nbdream.widgets.mime import MOST_BYTES, table_json
 from nbdream.widgets.table import COLUMNS, PAGE, lines_html, table_html, table_text
 
@@ -174,7 +175,7 @@ def annotating_bundle(live: Annotating) -> dict[str, Any]:
         return bundle
     widget = kind(data=bundle[ANNOTATE])
     widget.on_msg(functools.partial(_received, live.annotation))
-    return {**widget._repr_mimebundle_()[0], **bundle}
+    return {**widget._repr_mimebundle_()[0], **bundle, LIVE: live_json()}
 
 
 @functools.cache

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import NbDreamError
-from nbdream.widgets.mime import LIVE, TABLE, beside_json, live_json
+from nbdream.widgets.live import LIVE, live_json
+from nbdream.widgets.mime import TABLE, beside_json
 from nbdream.widgets.pager import read_page, read_value, sheet_of, use_of
 from nbdream.widgets.request import Request
 from nbdream.widgets.sheet import Sheet

@@ -17,8 +17,6 @@ from nbdream.widgets.sheet import Sheet
 from nbdream.widgets.table import COLUMNS, LONGEST, PAGE
 
 TABLE = "application/vnd.nbdream.table+json"
-LIVE = "application/vnd.nbdream.live+json"
-"""Marks an output that holds a widget: JupyterLab's renderer shows the widget while it lives, else what lies beside it, and ``note``."""
 VERSION = 1
 MOST_BYTES = 64 * 1024
 """Of one first page, as JSON."""
@@ -50,8 +48,3 @@ def _page(sheet: Sheet, place: dict[str, Any], columns: list[str], note: str) ->
         if not shown or len(json.dumps(made, ensure_ascii=False).encode("utf-8", "replace")) <= MOST_BYTES:
             return made
         longest, shown = (longest // 2, shown) if longest > 50 else (longest, shown[: len(shown) // 2])
-
-
-def live_json(note: str = "") -> dict[str, Any]:
-    """What marks an output that holds a widget; ``note`` is said where the widget is gone."""
-    return {"version": VERSION, "note": note}

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from nbdream.cards.curve import curve_svg
 from nbdream.widgets.curve import History, curve_widget
+from nbdream.widgets.live import LIVE, live_json
 from nbdream.widgets.meter import Limit, Meter, meter_widget, retire
-from nbdream.widgets.mime import LIVE, live_json
 from nbdream.widgets.status import live_line
 from nbdream.widgets.table import lines_html
 

@@ -377,9 +377,10 @@ export function table(el, source) {
   });
 
   begin(source.first);
-  const size = new ResizeObserver(() => { if (view.clientHeight) move(y); });
-  size.observe(view);
-  return () => { era++; clearTimeout(timer); size.disconnect(); cancelAnimationFrame(frame); root.remove(); };
+  // What is out of sight may have had no height when it was drawn, and its size does not change when it comes into view.
+  const again = () => { if (view.clientHeight) move(y); }, size = new ResizeObserver(again), sight = new IntersectionObserver(again);
+  for (const watcher of [size, sight]) watcher.observe(view);
+  return () => { era++; clearTimeout(timer); size.disconnect(); sight.disconnect(); cancelAnimationFrame(frame); root.remove(); };
 }
 
 function render({ model, el }) {
