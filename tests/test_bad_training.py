@@ -71,6 +71,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "a rate below zero": (cell("learning_rate: -1"), r"learning_rate is -1 \(it is above 0"),
     "an interval": (cell("eval_strategy: sometimes", options="--eval rows"), r"eval_strategy cannot be 'sometimes' \(it is one of: epoch"),
     "nothing to measure": (cell("eval_strategy: epoch"), r"no rows to measure on \(give them: --eval ROWS"),
+    "the best of what": (cell("save_strategy: best"), r"metric_for_best_model does not say by what \(leave it out"),
     "no step": (cell("max_steps: 0"), r"max_steps is 0 \(it is 1 or more"),
     "a beta": (cell("adam_beta1: 2.0"), r"adam_beta1 is 2.0 \(it is less than 1"),
     "workers": (cell("dataloader_num_workers: -1"), r"dataloader_num_workers is -1 \(it is at least 0"),
@@ -177,6 +178,10 @@ def test_who_brings_their_own_code_may_be_anything(bases: Path) -> None:
 
 
 LATE = {
+    "diverged": (
+        "learning_rate: 1e30\nmax_grad_norm: 0\nmax_steps: 9",
+        r"the loss is no number any more at step \d+ \(a lower learning_rate",
+    ),
     "rows too long": ("truncate: false\nmax_length: 5", r"row 0 has \d+ tokens, and the model takes 5 \(truncate: true cuts it"),
     "nothing fits": ("max_length: 1", r"no row has an output that fits the model \(the model takes 1 tokens"),
     "no such layers": ("lora: {r: 4, target_modules: [nope]}", r"Target modules .* not found .* \(leave target_modules out"),

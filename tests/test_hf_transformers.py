@@ -473,3 +473,14 @@ def test_a_schema_that_no_grammar_holds_is_one_line(plain: Path) -> None:
     assert (reply.error["kind"], "\n" in reply.error["message"]) == ("all", False)
     assert "cannot be held to this schema" in reply.error["message"]
     model.unload_model()
+
+
+def test_code_that_a_model_brings_is_not_run_unless_it_is_trusted(tmp_path: Path) -> None:
+    folder, canary = tiny.causal(tmp_path / "own"), tmp_path / "sang"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "sung", "auto_map": {"AutoConfig": "song.Sung", "AutoModelForCausalLM": "song.Sings"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "song.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    with pytest.raises(ModelError, match=r"brings code of its own.*trust_remote_code=True"):
+        ask(HFTransformers(str(folder), device="cpu"), ["red cat"])
+    assert not canary.exists()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nbdream import Session
@@ -153,6 +156,110 @@ def test_a_method_without_rows_of_its_own_takes_no_metric(trainer: str, name: st
 
     with Session(tmp_path / "output"), pytest.raises(ArgumentError, match=name):
         getattr(trainers, trainer)("refused", str(base)).settled({}, kwargs={name: print})
+
+
+ON_ONE_RANK = """
+import os
+from transformers import TrainerCallback
+
+FIRST = os.environ.get("RANK", "0") == "0"
+
+class Watch(TrainerCallback):
+    def on_log(self, args, state, control, **kwargs):
+        control.should_save = FIRST and state.global_step == 2
+        control.should_training_stop = FIRST and state.global_step >= 5
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_evaluate = not FIRST
+
+def luck(told):
+    return {"luck": told.label_ids[0, -1] * 0.0 + (len(steps) if FIRST else -len(steps))}
+
+def counted(told):
+    steps.append(told)
+    return luck(told)
+
+steps = []
+"""
+
+
+def ended(paths: RunPaths) -> dict[str, Any]:
+    """How a run of two ranks ended, which may not."""
+    try:
+        assert runs.wait_until_dead(paths, 30), [(event["type"], event.get("step")) for event in runs.events(paths)]
+    finally:
+        for event in runs.events(paths):
+            if event["type"] == "spawned" and psutil.pid_exists(event["pid"]):
+                os.kill(event["pid"], signal.SIGKILL)
+    return runs.result(paths) or {}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_warm")
+def test_what_a_callback_wants_on_one_rank_all_do(base: Path, tmp_path: Path) -> None:
+    arguments = {"num_train_epochs": 3, "learning_rate": 1e-3, "eval_strategy": "no"}
+    paths, spec = prepare(tmp_path / "run", base, devices=2, arguments=arguments, hooks={"callbacks": ["Watch"]})
+    runs.launch(paths, spec, code=ON_ONE_RANK)
+    assert (ended(paths)["state"], ended(paths)["step"]) == ("done", 5)
+    said = [(event["type"], event["step"]) for event in runs.events(paths) if event["type"] in ("save", "eval")]
+    assert said == [("save", 2), ("eval", 4), ("eval", 5)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_warm")
+def test_a_metric_that_differs_between_ranks_is_the_first_one_s(base: Path, tmp_path: Path) -> None:
+    arguments = {"num_train_epochs": 3, "learning_rate": 1e-3, "metric_for_best_model": "luck"}
+    early = {"patience": 1, "threshold": 0.0}
+    paths, spec = prepare(
+        tmp_path / "run", base, devices=2, arguments=arguments, early_stopping=early, hooks={"compute_metrics": "counted"}
+    )
+    runs.launch(paths, spec, code=ON_ONE_RANK)
+    assert (ended(paths)["state"], ended(paths)["best_step"]) == ("done", 12)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_warm")
+def test_the_best_perplexity_is_the_least(base: Path, tmp_path: Path) -> None:
+    arguments = {"num_train_epochs": 3, "learning_rate": 1e-3, "metric_for_best_model": "perplexity"}
+    paths, spec = prepare(tmp_path / "run", base, arguments=arguments, early_stopping={"patience": None, "threshold": 0.0})
+    runs.launch(paths, spec)
+    result, events = finish(paths)
+    measured = {event["step"]: event["eval_perplexity"] for event in events if event["type"] == "eval"}
+    assert result["best_step"] == min(measured, key=lambda step: measured[step])
+
+
+STOPS = """
+import pathlib
+from transformers import TrainerCallback
+
+class Watch(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            pathlib.Path(args.output_dir).with_name("stop").touch()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_warm")
+def test_a_stop_in_the_step_that_ends_training_changes_nothing(base: Path, tmp_path: Path) -> None:
+    arguments = {"num_train_epochs": 6, "learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": 2}
+    early = {"patience": 1, "threshold": 9.0}
+    paths, spec = prepare(tmp_path / "run", base, arguments=arguments, early_stopping=early, hooks={"callbacks": ["Watch"]})
+    runs.launch(paths, spec, code=STOPS)
+    result, events = finish(paths)
+    assert [event["step"] for event in events if event["type"] in ("stopping", "early_stop")] == [4, 4]
+    assert (result["state"], result["step"]) == ("done", 4)
+
+
+def test_no_credential_travels_with_the_code(shell: Shell, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_API_KEY", "quiet-river-123")
+    shell.run("KEY = 'quiet-river-123'\nclass Sends(TrainerCallback):\n    def on_log(self, *args, **kwargs):\n        print(KEY)")
+    for body in ("callbacks: [Sends]", "system: say quiet-river-123"):
+        with pytest.raises(ArgumentError, match="contains a credential") as raised:
+            shell.run(cell(base, body))
+        assert "quiet-river" not in str(raised.value)
+    assert not [path for path in Path("output").rglob("*") if path.is_file() and b"quiet-river" in path.read_bytes()]
+    assert not list(Path("output/objects").glob("*/events.jsonl"))
 
 
 def test_code_that_no_kernel_has_handed_over_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -371,6 +372,16 @@ def test_another_run_of_the_name_is_not_trained_over(session: Session, models: d
         lock.release()
 
 
+@pytest.mark.usefixtures("_no_process")
+def test_a_run_that_is_just_being_started_is_in_nobodys_way(session: Session, models: dict[str, Path]) -> None:
+    """It holds its lock, and has no spec yet."""
+    with (
+        Lock(session.folder / "objects" / "other" / "run.lock"),
+        pytest.raises(AssertionError, match="a process was started"),
+    ):
+        TrainHFFineTune("tweeter", str(models["causal"])).train(**columns(rows()))
+
+
 def test_a_failed_run_is_one_line_with_its_hint(session: Session, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "launch", lambda *_, **__: None)
     monkeypatch.setattr(runs, "follow", lambda *_: {"state": "failed", "message": "rank 1 of 2 was killed (SIGKILL)", "hint": "use less"})
@@ -450,6 +461,26 @@ def test_what_was_trained_is_loaded(trained: dict[str, Any], models: dict[str, P
         assert {"asked", "tweeter", "rows"} <= {place["use"]["name"] for place in session.graph(asked)["nodes"].values()}
         assert session.load("asked").output[:] == asked.output[:]
         assert session.names.state("asked").state == "fresh"
+
+
+@pytest.mark.slow
+def test_code_in_a_folder_runs_only_for_a_kernel_that_said_so(trained: dict[str, Any], tmp_path: Path) -> None:
+    folder, canary = tmp_path / "session", tmp_path / "sings"
+    shutil.copytree(next(trained["folder"].glob("*/session.json")).parent, folder)
+    spec = next(folder.glob("objects/*/spec.json"))
+    told = json.loads(spec.read_text())
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"model_type": "song", "auto_map": {"AutoConfig": "song.Song"}}))
+    (base / "song.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    told["model"] |= {"path": os.path.relpath(base, spec.parent), "local": True, "trust_remote_code": True}
+    spec.write_text(json.dumps(told))
+    with Session(folder) as session:
+        model = session.load(told["name"])
+        assert not model.trust_remote_code
+        with pytest.raises(TrainingError):
+            model.export_to_disk(tmp_path / "merged")
+    assert not canary.exists()
 
 
 @pytest.mark.slow

@@ -226,6 +226,7 @@ def test_stopped_and_resumed_equals_uninterrupted(stopped: RunPaths, sharded: Wa
     assert logged == list(range(1, STEPS + 1))  # each step once, those before the stop among them
     assert losses(events) == losses(sharded.events)
     assert farthest(tensors(paths), tensors(sharded.paths)) == 0.0
+    assert result["train_loss"] == pytest.approx(sharded.result["train_loss"], abs=1e-5)  # of all steps, not of those since
 
 
 @pytest.mark.slow
@@ -304,6 +305,16 @@ def test_a_run_asked_to_stop_before_it_began_stops_at_once(models: dict[str, Pat
     assert (result["state"], result["step"]) == ("stopped", 0)
 
 
+@pytest.mark.slow
+def test_a_resumed_run_stopped_before_it_began_is_where_it_was(stopped: RunPaths, models: dict[str, Path], tmp_path: Path) -> None:
+    at = json.loads(stopped.result.read_text())["step"]
+    paths, spec = copied(stopped, tmp_path / "resumed", models)
+    runs.launch(paths, spec)
+    runs.ask_to_stop(paths)
+    result, _ = finish(paths)
+    assert (result["state"], result["step"]) == ("stopped", at)
+
+
 def test_following_ends_when_it_is_told_to(models: dict[str, Path], tmp_path: Path) -> None:
     paths, spec = prepare(tmp_path / "run", models["causal"])
     runs.launch(paths, spec)
@@ -325,6 +336,58 @@ def test_an_unknown_method_is_refused_without_loading_anything(tmp_path: Path) -
     assert result["state"] == "failed"
     assert "alchemy" in result["message"]
     assert events[-1]["type"] == "failed"
+
+
+def test_how_a_run_ended_does_not_wait_for_its_trackers(tmp_path: Path) -> None:
+    paths, spec = prepare(tmp_path / "run", tmp_path, method="alchemy")
+    paths.spec.write_text(json.dumps(spec))
+    script = (
+        "import sys; from nbdream.workers import train\n"
+        "train.Tracking.finish = lambda told: print(told.paths.result.exists())\n"
+        f"train.main([{str(paths.folder)!r}])\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("there", "checkpoints", "now", "kept"),
+    [
+        ([4, 8, 12, 16], [8], 16, [8, 16]),  # two better ones came after the checkpoint
+        ([8, 12, 16, 20], [8], 12, [8, 12]),  # a killed attempt was further on
+        ([4, 8], [], 8, [8]),
+        ([4, 8, 12], [9, 11], 12, [8, 12]),
+    ],
+)
+def test_the_best_weights_of_a_checkpoint_stay(there: list[int], checkpoints: list[int], now: int, kept: list[int], tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from nbdream.workers.best import Best
+
+    for step in there:
+        for rank in (0, 1):
+            (tmp_path / f"best-{step}.{rank}.safetensors").touch()
+    for step in checkpoints:
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "whole.json").touch()
+    loop: Any = SimpleNamespace(
+        args=SimpleNamespace(output_dir=str(tmp_path)), run=SimpleNamespace(first=True), state=SimpleNamespace(global_step=now)
+    )
+    Best(loop, None, 0.0)._forget()
+    assert sorted(path.name for path in tmp_path.glob("best-*")) == sorted(
+        f"best-{step}.{rank}.safetensors" for step in kept for rank in (0, 1)
+    )
+
+
+def test_a_metric_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from nbdream.workers.best import Best
+
+    told = [float("nan"), 0.2, 0.4, float("nan")]
+    history = [{"step": step, "eval_loss": 1.0, "eval_f1": told} for step, told in enumerate(told, 1)]
+    args = SimpleNamespace(output_dir=str(tmp_path), metric_for_best_model="f1", greater_is_better=True)
+    assert Best(SimpleNamespace(args=args, state=SimpleNamespace(log_history=history)), 2, 0.0)._standing() == (3, 1)  # type: ignore[arg-type]
 
 
 def test_a_run_that_lives_is_not_started_twice(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def _check_values(given: Mapping[str, Any]) -> None:
         raise ArgumentError(f"max_steps is {told['max_steps']}", "it is 1 or more; left out, epochs says how long it trains")
     if told.get("bf16") and told.get("fp16"):
         raise ArgumentError("bf16 and fp16 are both true", "give one of the two")
+    if told.get("save_strategy") == "best" and "metric_for_best_model" not in told:
+        raise ArgumentError("save_strategy is best, and metric_for_best_model does not say by what", "leave it out: the best is kept")
     if told.get("label_smoothing_factor"):
         raise ArgumentError("label_smoothing_factor has no place in the losses of nbdream", "leave it out")
     parts = told.get("optim_args") or ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nbdream import secrets
 from nbdream.errors import ArgumentError
 from nbdream.portable import module_source
 
@@ -53,4 +54,7 @@ def handed_over(hooks: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     names: dict[str, Any] = {name: name for name in FUNCTIONS if name in hooks}
     values = {name: hooks[name] for name in names}
     callbacks = {f"callback_{number}": callback for number, callback in enumerate(hooks.get(CALLBACKS, ()))}
-    return module_source({**values, **callbacks}), {**names, **({CALLBACKS: list(callbacks)} if callbacks else {})}
+    text = module_source({**values, **callbacks})
+    if (key := secrets.found_in(text)) is not None:
+        raise ArgumentError(f"the code for the training processes contains a credential ({key})", "leave it out: they get no keys")
+    return text, {**names, **({CALLBACKS: list(callbacks)} if callbacks else {})}

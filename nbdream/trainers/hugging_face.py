@@ -170,6 +170,9 @@ class HFTrainer(Trainer):
                 **counted(given),
             },
         }
+        for name, value in settings.items():
+            if isinstance(value, str) and secrets.contains(value):
+                raise ArgumentError(f"{name} contains a credential", "leave it out: it would lie in the model and in files beside it")
         fitting.check_base(self.step_type.method, self.base.display_name, self._config(), settings)
         fitting.check_numbers(settings)
         if given.get("eval_strategy", "no") != "no" and not measured:

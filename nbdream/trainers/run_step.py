@@ -144,7 +144,7 @@ class TrainingRun(Step):
     def _refuse_another_of_this_name(self) -> None:
         for lock in sorted(self.paths.folder.parent.glob("*/run.lock")):
             other = RunPaths(lock.parent)
-            if other.folder == self.paths.folder or not runs.alive(other) or read_object(other.spec).get("name") != self.name:
+            if other.folder == self.paths.folder or not runs.alive(other) or _name_of(other) != self.name:
                 continue
             if not self.args["job"]["replace"]:
                 raise TrainingError(
@@ -237,6 +237,13 @@ def _whereabouts(base: HFTransformers, folder: Path) -> dict[str, Any]:
     if base.folder is not None:
         return {**made, "path": os.path.relpath(base.folder, folder.resolve()), "local": True}
     return {**made, "path": base.model_name, "revision": commit(base.model_name, base.revision), "local": False}
+
+
+def _name_of(paths: RunPaths) -> str | None:
+    try:
+        return str(read_object(paths.spec).get("name"))
+    except FileNotFoundError:
+        return None  # it is being started
 
 
 def _how_far(paths: RunPaths) -> str:

@@ -52,7 +52,11 @@ class Trained:
         if not self.paths.model.is_dir():
             raise TrainingError(f"the model of {step.name} is not in the session", "train it again with force=True")
         self.adapted = (self.paths.model / ADAPTER).is_file()
-        return read_object(self.paths.spec)
+        spec = read_object(self.paths.spec)
+        # Code that a base model brings runs where this kernel has said so itself: what a folder says may be a stranger's word.
+        said = getattr(step, "args", {}).get("model")
+        spec["model"]["trust_remote_code"] = bool(getattr(said, "trust_remote_code", False))
+        return spec
 
     def _base_path(self, base: dict[str, Any]) -> str:
         return str((self.paths.folder / base["path"]).resolve()) if base.get("local") else str(base["path"])
@@ -170,6 +174,7 @@ class Trained:
 
     def _merge(self, target: Path) -> None:
         command = [sys.executable, "-P", "-m", "nbdream.workers.merge", str(self.paths.folder), str(target.resolve())]
+        command += ["trusted"] if getattr(self, "trust_remote_code", False) else []
         done = subprocess.run(command, env=runs.worker_environment(), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
             last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "the process ended without a word")
@@ -270,6 +275,6 @@ class TrainedModel(Trained, HFTransformers):
             read_text(template) if template.is_file() else None,
             self.system_prompt,
             revision=base.get("revision"),
-            trust_remote_code=bool(base.get("trust_remote_code")),
+            trust_remote_code=self.trust_remote_code,
             quantization_config=spec.get("quantization"),
         )

@@ -30,6 +30,5 @@ class TrainedEmbedder(Trained, SentenceTransformersEmbedder):
     @functools.cached_property
     def base(self) -> SentenceTransformersEmbedder:
         """The model that it was trained from."""
-        base = read_object(self.paths.spec)["model"]
-        trusted = bool(base.get("trust_remote_code"))
+        base, trusted = read_object(self.paths.spec)["model"], self.trust_remote_code
         return SentenceTransformersEmbedder(self._base_path(base), trusted, self.device, self.dtype, base.get("revision"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,6 @@ from nbdream.errors import DataError
 from nbdream.workers import checkpoint
 from nbdream.workers.loop import Loop
 
-KEPT = 2
-"""The best weights of now, and those before them: a resumed run may have to go back to the evaluations of its checkpoint."""
-
 
 class Best(TrainerCallback):
     """Follows the evaluations, which it reads from the trainer's history: so a resumed run knows them all."""
@@ -21,6 +19,8 @@ class Best(TrainerCallback):
     def __init__(self, loop: Loop, patience: int | None, threshold: float) -> None:
         self.loop, self.patience, self.threshold = loop, patience, threshold
         self.folder = Path(loop.args.output_dir)
+        self.ended = False
+        """Whether nothing better came for long enough."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what is best, on all ranks; end when there was nothing better for long."""
@@ -30,7 +30,7 @@ class Best(TrainerCallback):
             self._forget()
         if self.patience is not None and since >= self.patience:
             self.loop.run.say({"type": "early_stop", "step": state.global_step, "best_step": step})
-            control.should_training_stop = True
+            control.should_training_stop = self.ended = True
 
     def restore(self) -> int | None:
         """Give the model the weights of the best evaluation, on all ranks; its step, or None when there was none."""
@@ -65,14 +65,22 @@ class Best(TrainerCallback):
         if name not in entry:
             there = [key.removeprefix("eval_") for key in entry if key.startswith("eval_")]
             raise DataError(f"there is no metric {args.metric_for_best_model!r}", f"metric_for_best_model is one of: {', '.join(there)}")
+        if math.isnan(entry[name]):
+            return math.inf  # nothing would ever be better than no number
         return -entry[name] if args.greater_is_better else entry[name]
 
     def _path(self, step: int) -> Path:
         return self.folder / f"best-{step}.safetensors"
 
     def _forget(self) -> None:
+        """Leave the best weights of now, and those that were the best at a checkpoint: a resumed run may have to go back to them.
+
+        Those of later steps are of an attempt that was killed.
+        """
         if self.loop.run.first:
             there = {path: int(path.name.partition("-")[2].partition(".")[0]) for path in self.folder.glob("best-*.safetensors")}
-            kept = sorted(set(there.values()))[-KEPT:]
+            now = self.loop.state.global_step
+            marks = [now, *(int(path.name.rpartition("-")[2]) for path in checkpoint.whole_checkpoints(self.folder))]
+            kept = {max((step for step in there.values() if step <= min(mark, now)), default=now) for mark in marks}
             for path in (path for path, step in there.items() if step not in kept):
                 path.unlink(missing_ok=True)

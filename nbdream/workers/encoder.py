@@ -146,8 +146,8 @@ def _begin(spec: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if folder is not None and Path(folder).is_dir():
             check_folder(Path(folder))
     common: dict[str, Any] = {"revision": spec["revision"]} if spec.get("revision") else {}
-    if spec.get("trust_remote_code"):
-        common["trust_remote_code"] = True
+    # Said either way: left out, the library asks whoever is at standard input, which is where requests come from.
+    common["trust_remote_code"] = bool(spec.get("trust_remote_code"))
     return pick_device(spec.get("device")), common
 
 

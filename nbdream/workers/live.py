@@ -12,6 +12,7 @@ import torch.distributed as dist  # noqa: TID253
 from torch.distributed.tensor import DTensor  # noqa: TID253
 from transformers import TrainerCallback  # noqa: TID253
 
+from nbdream.errors import DataError
 from nbdream.workers.rank import Run
 
 SAVE_SECONDS = 300.0
@@ -60,7 +61,9 @@ class Live(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Pass on the numbers of a training or evaluation step."""
-        numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, (int, float)) and math.isfinite(value)}
+        logs = logs or {}
+        check_finite(logs.get("loss", 0.0), args, f"at step {state.global_step}")
+        numbers = {name: float(value) for name, value in logs.items() if isinstance(value, (int, float)) and math.isfinite(value)}
         kind = "eval" if any(name.startswith("eval_") for name in numbers) else "log"
         if kind == "log" and "loss" not in numbers:
             return  # the summary at the end, which is in the result
@@ -73,6 +76,15 @@ class Live(TrainerCallback):
         seconds, self._logged = max(now - self._logged, 1e-9), now
         tokens, self.tokens = self.tokens, 0
         return {"tokens_per_second": round(tokens * self.run.world / seconds, 1), "memory_mb": round(memory_mb(), 1)}
+
+
+def check_finite(loss: float, args: Any, where: str) -> None:
+    """Raise `DataError` where a run has lost its way: what comes after a loss that is no number is none either.
+
+    With ``fp16`` a step that overflows is left out, and the next one may be a number again.
+    """
+    if not math.isfinite(loss) and not args.fp16:
+        raise DataError(f"the loss is no number any more {where}", "a lower learning_rate, or more warmup_steps")
 
 
 def agree(flags: list[bool]) -> list[bool]:

@@ -82,8 +82,8 @@ def load(spec: dict[str, Any]) -> tuple[Any, Any, str]:
     if Path(name).is_dir():
         check_folder(Path(name))
     common: dict[str, Any] = {"revision": spec["revision"]} if spec.get("revision") else {}
-    if spec.get("trust_remote_code"):
-        common["trust_remote_code"] = True
+    # Said either way: left out, the library asks whoever is at standard input, which is where requests come from.
+    common["trust_remote_code"] = bool(spec.get("trust_remote_code"))
     config = transformers.AutoConfig.from_pretrained(name, **common)
     seq2seq = bool(getattr(config, "is_encoder_decoder", False))
     auto = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM

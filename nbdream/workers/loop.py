@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch  # noqa: TID253 - only workers import this module
+import torch.distributed as dist  # noqa: TID253
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback  # noqa: TID253
 from transformers.trainer_pt_utils import nested_concat  # noqa: TID253
 
@@ -23,7 +24,7 @@ from nbdream.errors import DataError
 from nbdream.trainers.completion import IGNORED
 from nbdream.workers import checkpoint
 from nbdream.workers.batching import Order
-from nbdream.workers.live import Live
+from nbdream.workers.live import Live, agree
 from nbdream.workers.rank import Run
 
 Batch = dict[str, torch.Tensor]
@@ -104,6 +105,10 @@ class _Epochs(TrainerCallback):
         self.order.epoch = int(state.epoch or 0)
 
 
+WANTED = ("should_training_stop", "should_epoch_stop", "should_save", "should_evaluate", "should_log")
+"""What a callback may ask for, and what no rank may do alone."""
+
+
 class Loop(Trainer):
     """Trains a model for an `Objective`; ``lengths`` groups rows of like length into a batch."""
 
@@ -115,6 +120,7 @@ class Loop(Trainer):
         # Ours comes last: what another callback wants, all ranks are to agree on.
         super().__init__(**{**options, **hooks, "callbacks": [*hooks.get("callbacks", ()), live]})
         self.loss_is_scaled_for_ga = True
+        self._agrees = run.world > 1 and bool(hooks.get("callbacks"))
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * run.world
         self._order = Order(len(self.train_dataset), batch, self.args.seed, lengths)
         self._sums: Sums = {}
@@ -153,6 +159,7 @@ class Loop(Trainer):
         if "loss" in logs:
             self._sums, self._things = {}, 0
         super().log(logs, start_time)
+        self._agree()
 
     def _averaged(self, loss: float, sums: Sums, count: torch.Tensor) -> dict[str, float]:
         whole = {name: self.accelerator.reduce(part.clone(), "sum").cpu() for name, part in {**sums, "": count}.items()}
@@ -181,11 +188,34 @@ class Loop(Trainer):
         loss = losses / max(things, 1.0)
         told = {"loss": loss, **self._averaged(loss, sums, total[1])}
         if self.compute_metrics is not None:
-            told |= said.metrics(self.compute_metrics)
+            told |= self._first_says(said.metrics(self.compute_metrics))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._agree()
         return metrics
+
+    def _first_says(self, told: dict[str, float]) -> dict[str, float]:
+        """The first rank's numbers: a metric that draws lots gives each rank its own, and which is best is for all to know."""
+        if self.run.world == 1:
+            return told
+        names = sorted(told)
+        numbers = torch.tensor([told[name] for name in names], dtype=torch.float64, device=self.args.device)
+        dist.broadcast(numbers, src=0)
+        return dict(zip(names, numbers.tolist(), strict=True))
+
+    # --- what callbacks of the user's want ----------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
+        self._agree()
+        super()._maybe_log_save_evaluate(*args, **options)
+        self._agree()
+
+    def _agree(self) -> None:
+        """What a callback wants on one rank, all do: one that left the loop alone would leave the others in a collective."""
+        if self._agrees:
+            for name, wanted in zip(WANTED, agree([getattr(self.control, name) for name in WANTED]), strict=True):
+                setattr(self.control, name, wanted)
 
     # --- the order of the rows --------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Merges a run's adapter into its base model: ``python -P -m nbdream.workers.merge RUN TARGET``."""
+"""Merges a run's adapter into its base model: ``python -P -m nbdream.workers.merge RUN TARGET [trusted]``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     spec = {
         "model": str((paths.folder / base["path"]).resolve()) if base.get("local") else base["path"],
         "revision": base.get("revision"),
-        "trust_remote_code": bool(base.get("trust_remote_code")),
+        "trust_remote_code": "trusted" in arguments[2:],  # what the kernel says, and not the folder
         "adapter": str(paths.model),
         "dtype": told.get("dtype"),
         "device": "cpu",

@@ -19,7 +19,7 @@ from nbdream.optional import require
 from nbdream.workers import checkpoint
 from nbdream.workers.best import Best
 from nbdream.workers.fsdp import enable_on_cpu, keep_shared_embeddings_together
-from nbdream.workers.live import Live
+from nbdream.workers.live import Live, check_finite
 from nbdream.workers.loading import check_folder
 from nbdream.workers.loop import Loop
 from nbdream.workers.rank import Run
@@ -112,6 +112,8 @@ def arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
     if steps <= 0:
         per_epoch = math.ceil(rows / (batch["per_device"] * batch["accumulation"] * run.world))
         steps = math.ceil(per_epoch * given["num_train_epochs"])
+    if str(given.get("metric_for_best_model")).removeprefix("eval_") == "perplexity":
+        given.setdefault("greater_is_better", False)  # the library goes by the name, and knows only of losses
     sharded = run.world > 1 and run.spec.get("fsdp", True)
     shards = {"version": 2, **(run.spec.get("fsdp_config") or {})}
     if shards.pop("activation_checkpointing", False):  # accelerate's own draws dropout anew when it computes once more
@@ -140,6 +142,7 @@ def arguments(run: Run, rows: int, *, evaluates: bool) -> Any:
         "logging_strategy": "steps",
         "logging_steps": max(1, steps // LOSS_POINTS),
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would show 0 where the loss is no number
         "save_strategy": "no",
         "eval_strategy": "epoch" if evaluates else "no",
         "optim": "adamw_torch",
@@ -160,16 +163,27 @@ def see_through(run: Run, loop: Loop, live: Live, tokenizer: Any, facts: dict[st
     last = checkpoint.last_whole(run.paths.checkpoints)
     if last is not None:
         run.say({"type": "resumed", "step": int(last.name.rpartition("-")[2])})
+        loop.args.eval_on_start = False  # it has been evaluated: once more would count twice
     trained = loop.train(resume_from_checkpoint=str(last) if last else None)
+    check_finite(trained.training_loss, loop.args, "at the end")
+    loss = trained.training_loss if last is None else _mean_loss(loop.state.log_history, trained.training_loss)
     told = {"step": loop.state.global_step, "max_steps": loop.state.max_steps, "epochs": loop.state.epoch, "devices": run.world}
-    if live.stopped:
+    if live.stopped and not (best is not None and best.ended):  # else it is at its end, and would go on beyond it
         run.finished("stopped", **told)
         return
     step = best.restore() if best is not None else None
     _save(run, loop, tokenizer, files or {})
     measured = {entry["step"]: entry["eval_loss"] for entry in loop.state.log_history if "eval_loss" in entry}
     kept = measured.get(step if step is not None else max(measured, default=0))
-    run.finished("done", **told, train_loss=trained.training_loss, eval_loss=kept, best_step=step, data=facts)
+    run.finished("done", **told, train_loss=loss, eval_loss=kept, best_step=step, data=facts)
+
+
+def _mean_loss(history: Sequence[Mapping[str, Any]], otherwise: float) -> float:
+    """The mean over all steps of a run that was resumed: the library's is that of the steps since."""
+    total, before = 0.0, 0
+    for entry in (entry for entry in history if "loss" in entry):
+        total, before = total + entry["loss"] * (entry["step"] - before), entry["step"]
+    return total / before if before else otherwise
 
 
 def _save(run: Run, loop: Loop, tokenizer: Any, files: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The worker of a training run: ``python -P -m nbdream.workers.train FOLDER``.
 
 It holds the run's lock, starts one process per device, writes what they print into ``log.txt``, notices when one of them
-dies, and says in ``result.json``, last of all, how the run ended. It imports no torch itself, so it is there at once and
+dies, and says in ``result.json`` how the run ended. It imports no torch itself, so it is there at once and
 stays small; forked from the warm server, where torch is loaded, it forks its processes in turn.
 """
 
@@ -45,7 +45,7 @@ class Supervisor:
         devices = wanted(self.spec, self.world, os.environ.get("CUDA_VISIBLE_DEVICES"))
         with Turn(devices, str(self.spec.get("name"))) as turn:
             if not self._queued(turn):
-                return {"state": "stopped", "step": 0}
+                return {"state": "stopped", "step": self._step()}
             try:
                 for rank in range(self.world):
                     process = RankProcess(self.paths, self.spec, rank, self.world, self.lock_fd, self.start)
@@ -81,8 +81,13 @@ class Supervisor:
             if all(code == 0 for code in codes):
                 return self._finished()
             if self.paths.stop.exists() and not self._said("begin"):
-                return {"state": "stopped", "step": 0}  # no step has been made: there is nothing to save
+                return {"state": "stopped", "step": self._step()}  # no step has been made: there is nothing to save
             time.sleep(POLL)
+
+    def _step(self) -> int:
+        """The step of the last checkpoint: how far a run is that has not gone on yet."""
+        found = (path.parent.name.rpartition("-")[2] for path in self.paths.checkpoints.glob("checkpoint-*/whole.json"))
+        return max((int(step) for step in found if step.isdigit()), default=0)
 
     def _finished(self) -> dict[str, Any]:
         said = self._said("finished")
@@ -121,10 +126,10 @@ def main(arguments: Sequence[str], start: Start = spawned) -> int:
     last = {name: value for name, value in result.items() if name != "log_tail"}
     with contextlib.suppress(SessionError):  # nothing can be written: who looks at the run sees why
         append_line(paths.events, {"type": result["state"], **last, "time": time.time()})
-    tracking.finish()
     paths.rendezvous.unlink(missing_ok=True)
     with contextlib.suppress(SessionError):
         write_json(paths.result, {"format": FORMAT, **result, "made": made})
+    tracking.finish()  # after the result: whatever happens while a service is waited for, the model is done
     return 0 if result["state"] != "failed" else 1
 
 
