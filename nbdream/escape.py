@@ -122,9 +122,9 @@ def terminal(text: object) -> str:
     return visible(str(text))
 
 
-def script_json(value: Any) -> str:
+def script_json(value: Any, indent: int | None = None) -> str:
     """JSON that can stand inside a ``<script>`` element, JSON-LD included; what is no number there becomes null."""
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, indent=indent)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

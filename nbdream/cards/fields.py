@@ -47,6 +47,13 @@ def step_fields(stage: Stage) -> dict[str, Any]:
     return dated | {field: list(dict.fromkeys(values)) for field, values in known.items() if values and field != DATE}
 
 
+def declared(stage: Stage, field: str) -> list[str]:
+    """What the author of a step registered under ``field``, as one of `FIELDS`."""
+    cards = [card for card in stage.node.get("cards") or [] if isinstance(card, dict) and card.get("type")]
+    values = [text for card in cards if _field(str(card["type"])) == field for text in texts(card.get("value"))]
+    return list(dict.fromkeys(values))
+
+
 def _field(given: str) -> str:
     """The name of a field as cards have it, whether it was given as ``Model Name``, ``model_name`` or ``MODEL_NAME``."""
     plain = {field.lower().replace(" & ", "").replace(" ", ""): field for field in FIELDS}

@@ -35,7 +35,32 @@ class Stage:
     def rows(self) -> int | None:
         """How many rows the step made, where it made rows."""
         rows = self.node.get("rows")
-        return rows if isinstance(rows, int) and self.node.get("kind") != "run" else None
+        return rows if isinstance(rows, int) and not self.is_run else None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a training run, whose result is a model."""
+        return self.node.get("kind") == "run"
+
+    @property
+    def made(self) -> list[str]:
+        """The columns that the step made itself, by the names it shows."""
+        shown = _mapping(self.use.get("outputs"))
+        return [str(shown.get(name, name)) for name in _mapping(self.node.get("columns")) if name != ROW]
+
+    @property
+    def reads(self) -> dict[str, list[str]]:
+        """The columns that it read, by the step they are of; none where it took the rows as they are."""
+        read: dict[str, list[str]] = {}
+        for source in _mapping(self.use.get("inputs")).values():
+            if isinstance(source, dict) and isinstance(source.get("use"), str):
+                read.setdefault(source["use"], []).extend(texts(source.get("columns")))
+        return read
+
+    @property
+    def started(self) -> str | None:
+        """When the work itself began."""
+        return _text(_mapping(self.node.get("made")).get("started"))
 
     @property
     def finished(self) -> str | None:
@@ -68,6 +93,14 @@ class Stage:
         return given | {"system prompt of the model" + (f" #{number}" if number > 1 else ""): text for number, text in enumerate(own, 1)}
 
     @property
+    def code(self) -> dict[str, str]:
+        """The Python that decided the result: functions among the arguments, and the cells between it and what it was made from."""
+        shown = {name: _mapping(_mapping(value).get("$shown")).get("source") for name, value in self.arguments.items()}
+        cells = [_mapping(cell).get("source") for cell in self.use.get("through") or []]
+        given = {**shown, **{f"Python before it #{number}": source for number, source in enumerate(cells, 1)}}
+        return {name: text for name, source in given.items() if (text := _text(source))}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The other arguments that are short values."""
         return {name: value for name, value in self.arguments.items() if name not in PROMPT_ARGUMENTS and _is_short(value)}
@@ -94,18 +127,21 @@ def join(graphs: Iterable[Graph]) -> Graph:
     return {"root": roots[-1], "nodes": nodes, "also": roots[:-1]}
 
 
-def maker(found: Mapping[str, Stage], stage: Stage, column: str) -> Stage:
-    """The step that made the values of ``column`` of ``stage``: carried columns are followed to where they were made."""
+def origin(found: Mapping[str, Stage], stage: Stage, column: str) -> tuple[Stage, str]:
+    """The step that made the values of ``column`` of ``stage``, and what it is called there: carried columns are followed to it."""
     for _ in found:  # no path is longer than the graph
-        outputs = _mapping(stage.use.get("outputs"))
-        own = {outputs.get(name, name) for name in _mapping(stage.node.get("columns")) if name != ROW}
         source = _mapping(_mapping(stage.use.get("inputs")).get(stage.use.get("carries") or ""))
         above = found.get(str(source.get("use")))
-        if column in own or above is None:
+        if column in stage.made or above is None:
             break
         column = _mapping(stage.use.get("view")).get(column, column)
         stage = above
-    return stage
+    return stage, column
+
+
+def maker(found: Mapping[str, Stage], stage: Stage, column: str) -> Stage:
+    """The step that made the values of ``column`` of ``stage``."""
+    return origin(found, stage, column)[0]
 
 
 def is_demo(graph: Graph) -> bool:
