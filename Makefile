@@ -29,7 +29,7 @@ lab: $(READY) ## Open the example notebook in JupyterLab
 	@$(BIN)/jupyter lab $(AS_ROOT) $(NOTEBOOK)
 
 test: $(READY) $(BROWSER) ## Every test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: $(READY) ## The tests that start no training and no browser
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"

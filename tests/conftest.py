@@ -77,6 +77,19 @@ hypothesis.settings.register_profile("nbdream", derandomize=True, deadline=None,
 hypothesis.settings.load_profile("nbdream")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest begins first (with ``--no-loadscope-reorder``): no worker is left alone with it at the end."""
+
+    def patience(item: pytest.Item) -> float:
+        told = item.get_closest_marker("timeout")
+        return float(told.args[0]) if told else 0.0
+
+    longest: dict[Path, float] = {}
+    for item in items:
+        longest[item.path] = max(longest.get(item.path, 0.0), patience(item))
+    items.sort(key=lambda item: -longest[item.path])
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 

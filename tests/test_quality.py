@@ -33,10 +33,14 @@ def orders(count: int, seed: int) -> list[dict[str, str]]:
 @pytest.mark.timeout(600)
 def test_the_demo_model_learns_a_new_task_from_any_seed(session: Session) -> None:
     train, held = DataSource("train", data=orders(256, 1)).output, DataSource("held", data=orders(200, 2)).output
-    models: dict[str, Any] = {}
-    for seed in (1, 2, 3):
-        trainer = TrainHFFineTune(f"slips {seed}", "demo", device="cpu")
-        models[f"seed {seed}"] = trainer.train(train["order"], train["slip"], epochs=2, learning_rate=3e-3, batch_size=16, seed=seed)
+    settings: dict[str, Any] = {"epochs": 2, "learning_rate": 3e-3, "batch_size": 16}
+    started = {
+        f"seed {seed}": TrainHFFineTune(f"slips {seed}", "demo", device="cpu").train(
+            train["order"], train["slip"], seed=seed, background=True, **settings
+        )
+        for seed in (1, 2, 3)
+    }
+    models = {name: trainer.model for name, trainer in started.items()}
     scores = Evaluate(
         "scores", inputs={"input": held["order"], "output": held["slip"]},
         args={"models": {"base": models["seed 1"].base, **models}, "metrics": ["exact_match", "rouge"], "max_tokens": 24},
