@@ -28,9 +28,9 @@ from tests import tiny
 from tests.notebook import Kernel, kernel_in
 
 STARTS = 3
-PAIRS = 20
-T95 = 2.093
-"""Student's t for 19 degrees of freedom, two-sided 95 %."""
+PAIRS = 40
+T95 = 2.023
+"""Student's t for 39 degrees of freedom, two-sided 95 %."""
 
 SETUP = """%load_ext nbdream
 %dream open ./output
