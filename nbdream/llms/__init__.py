@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import ArgumentError, ModelError, nearest
+from nbdream.optional import lazily
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,17 +33,7 @@ PROVIDERS = {"openai": "OpenAI", "anthropic": "Anthropic", "echo": "EchoLLM", "h
 DEMO = "demo"
 NO_KEY = f"-m {DEMO} is a tiny model that needs no key"
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'nbdream.llms' has no attribute {name!r}") from None
-    return getattr(importlib.import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazily(__name__, _HOMES)
 
 
 def resolve_llm(spec: str, **params: Any) -> LLM:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nbdream.optional import lazily
 
 if TYPE_CHECKING:
     from nbdream.steps.annotating import Annotate
@@ -63,14 +64,4 @@ _ROOMS = {
 """The module of each name: a further step is a file and a name here."""
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        room = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'nbdream.steps' has no attribute {name!r}") from None
-    return getattr(importlib.import_module(f"nbdream.steps.{room}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazily(__name__, {name: f"{__name__}.{room}" for name, room in _HOMES.items()})

@@ -8,6 +8,7 @@ Each of the three losses is the library's, as sums over the rows that really are
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -165,7 +166,7 @@ class Sentences(torch.nn.Module):
         whole.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
 
 
-class Comparison:
+class Comparison(ABC):
     """What a row's texts are learned to be to each other. Subclasses say what the texts are, and write ``compared``."""
 
     sides: ClassVar[tuple[str, ...]]
@@ -174,9 +175,9 @@ class Comparison:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.spec = spec
 
+    @abstractmethod
     def compared(self, vectors: tuple[torch.Tensor, ...], batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The loss of each row, and whether it is right, where that can be said."""
-        raise NotImplementedError
 
     def count(self, batch: Batch) -> torch.Tensor:
         """The rows."""
