@@ -13,6 +13,7 @@ import { liveFactory } from './live';
 import { factories } from './mime';
 import { DreamPanel } from './panel';
 import { isOurs } from './protocol';
+import { saveInTurn } from './saving';
 
 const PLUGIN = 'nbdream:plugin';
 /** Milliseconds after a cell of ours has begun, in which others may, until the notebook is saved. */
@@ -65,6 +66,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     addCommands({ app, tracker, palette, link, openPanel: () => (shell ?? app.shell).activateById(panel.id) });
 
     const follow = (notebook: NotebookPanel): void => {
+      saveInTurn(notebook.context);
       const made = new Link(notebook);
       const badges = new Badges(made);
       badges.enabled = settings.badges;
