@@ -38,6 +38,17 @@ class Stage:
         return rows if isinstance(rows, int) and not self.is_run else None
 
     @property
+    def kind(self) -> str:
+        """What kind of step it is."""
+        return _text(self.node.get("type")) or "step"
+
+    @property
+    def failures(self) -> int:
+        """How many rows failed."""
+        failed = self.node.get("failures")
+        return failed if isinstance(failed, int) else 0
+
+    @property
     def is_run(self) -> bool:
         """Whether it is a training run, whose result is a model."""
         return self.node.get("kind") == "run"

@@ -20,7 +20,11 @@ _SIZES = (
     "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T",
 )  # fmt: skip
 CLASSIFICATION, SIMILARITY = "text-classification", "sentence-similarity"
-_AS_DATA = "`nbdream.json` holds this card for programs: every step, with its date, models, sources, licences and citations."
+_AS_DATA = (
+    "`nbdream.json` holds this card for programs: every step, with its date, models, sources, licences and citations."
+    " `ro-crate-metadata.json` tells the same as an RO-Crate (<https://w3id.org/ro/wfrun>)"
+)
+_CROISSANT = ", `croissant.json` as Croissant with the provenance of each column (<https://docs.mlcommons.org/croissant/>)"
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def _dataset_body(found: Sequence[Stage], facts: DatasetFacts) -> str:
             body.section("Load it", f"```python\n{load}\n```", sizes),
             body.section("Columns", body.columns(found, facts.columns)),
             body.section("Example rows", body.examples(facts.preview)),
-            *_provenance(found),
+            *_provenance(found, _CROISSANT),
         )
         if part
     )
@@ -132,12 +136,12 @@ def _model_body(found: Sequence[Stage], facts: ModelFacts) -> str:
     )
 
 
-def _provenance(found: Sequence[Stage]) -> list[str]:
+def _provenance(found: Sequence[Stage], further: str = "") -> list[str]:
     return [
         body.section("How it was made", body.picture(found), body.lineage(found)),
         body.section("Prompts", body.prompts(found)),
         body.section("Sources, models and their licences", body.terms(found)),
-        body.section("As data", _AS_DATA),
+        body.section("As data", f"{_AS_DATA}{further}."),
     ]
 
 

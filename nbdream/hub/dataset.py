@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from nbdream import cards
 from nbdream.errors import ArgumentError, DataError, HubError
+from nbdream.hub.described import described, published_file
 from nbdream.hub.scan import refuse_secrets
-from nbdream.hub.target import CARD, README, Change, Target, is_folder, target, update
+from nbdream.hub.target import CARD, README, Change, Head, Target, is_folder, target, update
 from nbdream.optional import require
 
 SHARD_BYTES = 500_000_000
@@ -51,7 +52,8 @@ def publish_dataset(
     splits = _splits(data, sizes, stratify_by_column)
     tables = {name: _table(part) for name, part in splits.items()}
     # Splits by size say nothing of where the rows come from: the card is that of the whole.
-    graph = cards.join(map(graph_of, splits.values())) if isinstance(data, Mapping) else graph_of(data)
+    graphs = {name: graph_of(part if isinstance(data, Mapping) else data) for name, part in splits.items()}
+    graph = cards.join(graphs.values())
     for name, table in tables.items():
         _check(name, table)
     card = card_json(cards.data_card(graph))
@@ -60,8 +62,12 @@ def publish_dataset(
     with tempfile.TemporaryDirectory(prefix="nbdream-publish-") as folder:
         shards = {name: _write_shards(name, table, Path(folder)) for name, table in tables.items()}
         files = {path: file for paths in shards.values() for path, file in paths.items()}
+        rows = [published_file(place, path, file) for path, file in files.items()]
+        parts = {
+            name: cards.Split(graphs[name]["root"], table.num_rows, table.schema, list(shards[name])) for name, table in tables.items()
+        }
 
-        def build(existing: str | None) -> Change:
+        def build(head: Head, existing: str | None) -> Change:
             facts = cards.DatasetFacts(
                 repo_id=place.repo_id,
                 splits={name: table.num_rows for name, table in tables.items()},
@@ -70,8 +76,10 @@ def publish_dataset(
                 metadata=_metadata(existing, tables, files),
                 synthetic=is_synthetic,
             )
-            readme = cards.readme_dataset(graph, existing, facts)
-            return Change({**files, README: readme.encode(), CARD: card.encode()}, lambda path: _SHARD.fullmatch(path) is not None)
+            texts = {CARD: card, README: cards.readme_dataset(graph, existing, facts)}
+            words = cards.description(cards.stages(graph), sum(facts.splits.values()), is_synthetic)
+            made = described(place, head, graph, words, rows, texts, parts, is_synthetic)
+            return Change({**files, **made}, lambda path: _SHARD.fullmatch(path) is not None)
 
         update(place, build, "Publish with nbdream")
     return place.url

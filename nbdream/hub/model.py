@@ -11,8 +11,9 @@ from nbdream.cards.graph import Stage
 from nbdream.errors import ArgumentError, HubError
 from nbdream.files import read_object
 from nbdream.hub.dataset import card_json, graph_of, open_target
+from nbdream.hub.described import described, published_file
 from nbdream.hub.scan import refuse_secrets
-from nbdream.hub.target import CARD, README, Change, Content, update
+from nbdream.hub.target import CARD, README, Change, Content, Head, update
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".spm")
@@ -44,7 +45,8 @@ def publish_model(
     files: dict[str, Content] = {path.relative_to(folder).as_posix(): path for path in found}
     files |= {name: _without_paths(folder / name, run) for name in files if name in ("config.json", "adapter_config.json")}
     files[ARGUMENTS] = card_json(run.arguments).encode()
-    files[CARD] = card_json(cards.model_card(graph)).encode()
+    card = card_json(cards.model_card(graph))
+    files[CARD] = card.encode()
     if picture := getattr(trained, "picture", ""):
         files[CURVE] = picture.encode()
     refuse_secrets({}, {name: _text(content) for name, content in files.items() if not name.endswith((".safetensors", ".model", ".spm"))})
@@ -61,9 +63,12 @@ def publish_model(
         picture=CURVE if picture else "",
     )
 
-    def build(existing: str | None) -> Change:
-        readme = cards.readme_model(graph, existing, facts)
-        return Change({**files, README: readme.encode()}, _is_weights)
+    weights = [published_file(place, path, content) for path, content in files.items() if path != CARD]
+    words = cards.description(cards.stages(graph), None, is_synthetic)
+
+    def build(head: Head, existing: str | None) -> Change:
+        texts = {CARD: card, README: cards.readme_model(graph, existing, facts)}
+        return Change({**files, **described(place, head, graph, words, weights, texts)}, _is_weights)
 
     update(place, build, "Publish with nbdream")
     return place.url

@@ -20,6 +20,8 @@ from nbdream.secrets import remember
 Content = Path | bytes
 CARD = "nbdream.json"
 README = "README.md"
+CROISSANT = "croissant.json"
+CRATE = "ro-crate-metadata.json"
 TRIES = 6
 BUSY = (409, 412, 429, 500, 502, 503, 504)
 """Answers to a commit after which the head is read again and the commit tried anew."""
@@ -51,6 +53,11 @@ class Target(Protocol):
 
     url: str
     repo_id: str
+    address: str
+    """Where others find it; empty for a folder."""
+
+    def link(self, path: str) -> str:
+        """Where a file of it can be read: an address, or for a folder the path within it."""
 
     def head(self) -> Head:
         """What is there now."""
@@ -74,14 +81,14 @@ def is_folder(repo_id: str) -> bool:
     return repo_id.startswith(("/", "~", "./", "../")) or repo_id in (".", "..")
 
 
-def update(place: Target, build: Callable[[str | None], Change], message: str) -> bool:
+def update(place: Target, build: Callable[[Head, str | None], Change], message: str) -> bool:
     """Bring ``place`` up to date in one commit; False when nothing had to be done.
 
-    ``build`` gives the files, made for the README that is there. After a conflict all is read again.
+    ``build`` gives the files, made for what is there and for its README. After a conflict all is read again.
     """
     for attempt in range(TRIES):
         head = place.head()
-        change = build(place.read(README, head))
+        change = build(head, place.read(README, head))
         files = {path: content for path, content in change.files.items() if not head.holds(path, content)}
         gone = sorted(path for path in head.files if path not in change.files and change.is_stale(path))
         if not files and not gone:
@@ -100,6 +107,8 @@ def update(place: Target, build: Callable[[str | None], Change], message: str) -
 class FolderTarget:
     """A folder: empty, new, or one that nbdream published to before."""
 
+    address = ""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = str(folder)
@@ -109,6 +118,10 @@ class FolderTarget:
             raise ArgumentError(f"{folder} is a file", "publish to a folder of its own")
         if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
             raise ArgumentError(f"{folder} is not empty and was not published by nbdream", "publish to a folder of its own")
+
+    def link(self, path: str) -> str:
+        """The path within the folder, which may be moved and sent."""
+        return path
 
     def head(self) -> Head:
         """What is there now."""
@@ -154,7 +167,12 @@ class HubTarget:
             self.repo_id = str(made.repo_id)
             if branch:
                 self._api.create_branch(self.repo_id, branch=branch, repo_type=kind, exist_ok=True)
-        self.url = str(made) + (f"/tree/{branch}" if branch else "")
+        self.address = self.url = str(made) + (f"/tree/{branch}" if branch else "")
+
+    def link(self, path: str) -> str:
+        """The address of a file on the branch."""
+        hub = require("huggingface_hub", "hub")
+        return str(hub.hf_hub_url(self.repo_id, path, **self._at))
 
     def head(self) -> Head:
         """What the branch holds now."""
