@@ -49,7 +49,7 @@ def markdown(text: object) -> str:
     line = re.sub(r"([\\`*_\[\](){}|~$!#@])", r"\\\1", line)
     line = re.sub(r"://", r"&#58;//", line)
     line = re.sub(r"\bwww\.", "www&#46;", line, flags=re.IGNORECASE)
-    return re.sub(r"^([-+=:]|\d+(?=[.)]))", lambda found: f"\\{found[0]}" if not found[0][0].isdigit() else f"{found[0]}\u200b", line)
+    return re.sub(r"^(\d+(?=\.)|(?=[-+=:]))", r"\1\\", line)
 
 
 def fence(text: object, language: str = "") -> str:

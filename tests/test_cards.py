@@ -52,11 +52,15 @@ def test_the_card_has_every_field_of_table_3() -> None:
     }
     fields = {field for step in card["data_card"].values() for field in step}
     assert fields == set(cards.FIELDS)
+    for step, known in card["data_card"].items():
+        for field in cards.FIELDS:
+            reasons = [reason for reason, steps in card["not_stated"].get(field, {}).items() if step in steps]
+            assert len(reasons) == (0 if field in known else 1), (step, field)
 
 
 def test_the_wrapper_tells_of_the_work_not_of_now() -> None:
     card = cards.data_card(tweets())
-    del card["data_card"]
+    del card["data_card"], card["not_stated"]
     assert card == {
         "__version__": "0.1.0",
         "datetime": "2026-11-20T10:00:12Z",
@@ -167,8 +171,55 @@ def test_the_readme_of_a_dataset() -> None:
     words = ("Write a tweet: {{ abstract }}", "You are careful.", "We study cats.", CITATION, "cc-by-4")
     for expected in ("```mermaid", "load_dataset('org/tweets')", *words):
         assert expected in readme
-    assert "| tweet | string | tweets |" in readme
-    assert "| abstract | string | papers |" in readme
+    assert "| tweet | string | tweets (gpt-4) |" in readme
+    assert "| abstract | string | papers (HFHubDataSource) |" in readme
+    assert "| tweets | Generate | 1,003 | 1,000 | 3 | gpt-4 | 2026-11-20 | 1,003 calls · 12,000 tokens · price not known |" in readme
+    assert "- 3 of 1,003 rows failed at tweets." in readme
+    headings = re.findall(r"^## .*", readme, re.MULTILINE)
+    assert len(headings) == len(set(headings))
+    for part in readme.split("\n## ")[1:]:
+        assert part.partition("\n")[2].strip(), "a heading with nothing below it"
+
+
+def _frames() -> dict[str, Any]:
+    """Tweets → a frame of them with a further column, by Python in two cells → replies by the trained model."""
+    graph = three_steps()
+    through = {"through": [{"source": "frame = tweets.to_pandas()"}, {"source": "frame['length'] = frame.tweet.str.len()"}]}
+    taken = place("replies (data)", "DataSource", {"tweets": "b"}, through, made_columns=["tweet", "length", "abstract"])
+    graph["nodes"]["b"]["node"]["columns"]["generations"]["digest"] = "same"
+    taken["node"]["columns"]["tweet"]["digest"] = "same"
+    taken["node"]["columns"]["length"]["digest"] = "new"
+    taken["node"]["columns"]["abstract"]["digest"] = "changed"
+    graph["nodes"]["d"] = taken
+    carried = {"carries": "rows", "outputs": {"generations": "reply"}}
+    asked = [{"name": "tweeter", "kind": "TrainedModel"}]
+    graph["nodes"]["e"] = place("replies", "Generate", {"rows": "d"}, carried, models=asked, made_columns=["generations"])
+    graph["nodes"]["e"]["use"]["inputs"]["model"] = {"recipe": "r-tweeter", "use": "c", "columns": [], "whole": False}
+    return {"root": "e", "nodes": graph["nodes"]}
+
+
+def test_a_column_that_python_passed_on_is_that_of_the_step_before() -> None:
+    columns = {"abstract": "string", "tweet": "string", "length": "int64", "reply": "string"}
+    readme = cards.readme_dataset(_frames(), None, facts(columns=columns))
+    assert "| tweet | string | tweets (gpt-4) |" in readme
+    assert "| length | int64 | replies \\(data\\) (Python) |" in readme
+    assert "| abstract | string | replies \\(data\\) (Python) |" in readme  # its values are others
+    assert "| reply | string | replies (tweeter) |" in readme
+
+
+def test_python_between_steps_and_models_trained_here_stand_once() -> None:
+    readme = cards.readme_dataset(_frames(), None, facts())
+    assert readme.count("frame = tweets.to_pandas()") == 1
+    picture = readme.partition("```mermaid")[2].partition("```")[0]
+    assert picture.count("tweeter") == 1  # as the step that trained it
+    assert "1,000 synthetic rows, written by gpt-4 and tweeter." in readme.replace("1,003", "1,000")
+
+
+def test_a_model_without_held_out_rows_says_so() -> None:
+    graph = three_steps()
+    assert "without held-out rows" in cards.readme_model(graph, None, model_facts())
+    graph["nodes"]["c"]["node"]["recipe"]["inputs"] = {"train_input": {}, "validation_input": {}}
+    assert "without held-out rows" not in cards.readme_model(graph, None, model_facts())
 
 
 def test_the_readme_of_a_model() -> None:

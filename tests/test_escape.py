@@ -195,6 +195,7 @@ def test_links_that_are_none() -> None:
 
 def test_harmless_text_stays_readable() -> None:
     assert escape.markdown("gpt-4o-mini, 1.5 s") == "gpt-4o-mini, 1.5 s"
+    assert escape.markdown("0.01") == "0\\.01"  # no list, and the number when it is rendered
     assert escape.markdown("google/t5-v1_1-base") == "google/t5-v1\\_1-base"
     assert escape.html("Grüße: 1 < 2") == "Grüße: 1 &lt; 2"
     assert escape.terminal("two\nlines\tand שלום") == "two\nlines\tand שלום"

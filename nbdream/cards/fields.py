@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nbdream.cards.graph import Graph, Stage, stages, texts
@@ -9,7 +10,7 @@ from nbdream.cards.graph import Graph, Stage, stages, texts
 DATE, DATASET, MODEL, URL = "Date & Time", "Dataset Name", "Model Name", "URL"
 DATASET_CARD, MODEL_CARD, LICENSE, CITATION = "Dataset Card", "Model Card", "License Information", "Citation Information"
 FIELDS = (DATE, DATASET, MODEL, URL, DATASET_CARD, MODEL_CARD, LICENSE, CITATION)
-"""The fields of a card, in order. The date is one text, the others are lists; what is not known is left out."""
+"""The fields of a card, in order. The date is one text, the others are lists; of what is not known, ``not_stated`` says why."""
 
 
 def data_card(graph: Graph) -> dict[str, Any]:
@@ -18,14 +19,15 @@ def data_card(graph: Graph) -> dict[str, Any]:
     It says when the work was done, not when it was read, so it is the same at every call.
     """
     found = stages(graph)
-    return {"data_card": {stage.name: step_fields(stage) for stage in found}, **_about(found[-1])}
+    return {"data_card": {stage.name: step_fields(stage) for stage in found}, "not_stated": not_stated(found), **_about(found[-1])}
 
 
 def model_card(graph: Graph) -> dict[str, Any]:
     """The model card of a training run: ``data_card`` has the steps that its data come from, ``model_card`` the run itself."""
     found = stages(graph)
     above = {stage.name: step_fields(stage) for stage in found[:-1]}
-    return {"data_card": above, "model_card": {found[-1].name: step_fields(found[-1])}, **_about(found[-1])}
+    run = {found[-1].name: step_fields(found[-1])}
+    return {"data_card": above, "model_card": run, "not_stated": not_stated(found), **_about(found[-1])}
 
 
 def step_fields(stage: Stage) -> dict[str, Any]:
@@ -45,6 +47,32 @@ def step_fields(stage: Stage) -> dict[str, Any]:
             known.setdefault(_field(str(card["type"])), []).extend(texts(card.get("value")))
     dated: dict[str, Any] = {DATE: stage.finished} if stage.finished else {}
     return dated | {field: list(dict.fromkeys(values)) for field, values in known.items() if values and field != DATE}
+
+
+def not_stated(found: Sequence[Stage]) -> dict[str, dict[str, list[str]]]:
+    """Why a field of `FIELDS` is not there: for each field the reasons, and for each reason the steps."""
+    missing: dict[str, dict[str, list[str]]] = {}
+    for stage in found:
+        known = step_fields(stage)
+        for field in FIELDS:
+            if field not in known:
+                missing.setdefault(field, {}).setdefault(_reason(stage, field), []).append(stage.name)
+    return missing
+
+
+def _reason(stage: Stage, field: str) -> str:
+    is_source = not stage.reads
+    if field in (DATASET, URL, DATASET_CARD):
+        if not is_source:
+            return "it reads other steps only"
+        return "its rows come from memory" if not stage.source else "what it reads is not on the Hub"
+    if field in (MODEL, MODEL_CARD):
+        return "no page of the model is known" if stage.models else "it asks no model"
+    if field == DATE:
+        return "when it ended was not recorded"
+    if stage.source or stage.models:
+        return "what it uses states none that could be read"
+    return "it uses neither a dataset nor a model from elsewhere"
 
 
 def declared(stage: Stage, field: str) -> list[str]:

@@ -49,6 +49,13 @@ class Stage:
         return failed if isinstance(failed, int) else 0
 
     @property
+    def rows_in(self) -> int | None:
+        """How many rows it was given, where all that it read from were of one number."""
+        given = {source.get("rows") for source in map(_mapping, _mapping(_mapping(self.node.get("recipe")).get("inputs")).values())}
+        number = given.pop() if len(given) == 1 else None
+        return number if isinstance(number, int) and not self.is_run else None
+
+    @property
     def is_run(self) -> bool:
         """Whether it is a training run, whose result is a model."""
         return self.node.get("kind") == "run"
@@ -58,6 +65,12 @@ class Stage:
         """The columns that the step made itself, by the names it shows."""
         shown = _mapping(self.use.get("outputs"))
         return [str(shown.get(name, name)) for name in _mapping(self.node.get("columns")) if name != ROW]
+
+    def digest(self, column: str) -> str | None:
+        """The digest of a column that the step made, by the name it shows."""
+        shown = _mapping(self.use.get("outputs"))
+        own = {str(shown.get(name, name)): _mapping(made) for name, made in _mapping(self.node.get("columns")).items()}
+        return _text(own.get(column, {}).get("digest"))
 
     @property
     def reads(self) -> dict[str, list[str]]:
@@ -139,15 +152,30 @@ def join(graphs: Iterable[Graph]) -> Graph:
 
 
 def origin(found: Mapping[str, Stage], stage: Stage, column: str) -> tuple[Stage, str]:
-    """The step that made the values of ``column`` of ``stage``, and what it is called there: carried columns are followed to it."""
+    """The step that made the values of ``column`` of ``stage``, and what it is called there: carried columns are followed to it.
+
+    A column that came through Python, or through a step that asks no model, is that of the step before, where its values are.
+    """
     for _ in found:  # no path is longer than the graph
+        if column in stage.made:
+            above = None if stage.models else _unchanged(found, stage, column)
+            return above or (stage, column)
         source = _mapping(_mapping(stage.use.get("inputs")).get(stage.use.get("carries") or ""))
-        above = found.get(str(source.get("use")))
-        if column in stage.made or above is None:
+        below = found.get(str(source.get("use")))
+        if below is None:
             break
         column = _mapping(stage.use.get("view")).get(column, column)
-        stage = above
+        stage = below
     return stage, column
+
+
+def _unchanged(found: Mapping[str, Stage], stage: Stage, column: str) -> tuple[Stage, str] | None:
+    """The step before ``stage`` that made the same values under the same name."""
+    for place in stage.inputs:
+        maker, name = origin(found, found[place], column)
+        if (digest := maker.digest(name)) is not None and digest == stage.digest(column):
+            return maker, name
+    return None
 
 
 def maker(found: Mapping[str, Stage], stage: Stage, column: str) -> Stage:

@@ -99,19 +99,19 @@ def readme_model(graph: Graph, existing: str | None, facts: ModelFacts) -> str:
 
 def _dataset_body(found: Sequence[Stage], facts: DatasetFacts) -> str:
     total = sum(facts.splits.values())
-    models = list(dict.fromkeys(escape.markdown(str(model["name"])) for stage in found for model in stage.models))
-    written = f", written by {' and '.join(models)}" if models and facts.synthetic else ""
+    models = list(dict.fromkeys(escape.markdown(str(model["name"])) for stage in found if not stage.is_run for model in stage.models))
+    written = f", written by {_and(models)}" if models and facts.synthetic else ""
     what = f"{total:,} {'synthetic ' if facts.synthetic else ''}rows{written}. Made with {_nbdream(found)}."
-    limits = "Language models wrote what stands here: it can be wrong, biased or made up." if facts.synthetic and models else ""
     sizes = body.table(["split", "rows"], [[escape.markdown(name), f"{rows:,}"] for name, rows in facts.splits.items()])
     load = f"from datasets import load_dataset\n\ndata = load_dataset({facts.repo_id!r})"
     return "\n\n".join(
         part
         for part in (
-            f"{what} {limits}".strip(),
+            what,
             body.section("Load it", f"```python\n{load}\n```", sizes),
             body.section("Columns", body.columns(found, facts.columns)),
             body.section("Example rows", body.examples(facts.preview)),
+            body.section("Known limits", body.limits(found, facts.synthetic)),
             *_provenance(found, _CROISSANT),
         )
         if part
@@ -130,6 +130,7 @@ def _model_body(found: Sequence[Stage], facts: ModelFacts) -> str:
             what,
             body.section("Use it", f"```python\n{_usage(facts)}\n```"),
             body.section("Training", f"![loss]({facts.picture})" if facts.picture else "", settings if run.settings else ""),
+            body.section("Known limits", body.limits(found, facts.synthetic)),
             *_provenance(found),
         )
         if part
@@ -140,9 +141,15 @@ def _provenance(found: Sequence[Stage], further: str = "") -> list[str]:
     return [
         body.section("How it was made", body.picture(found), body.lineage(found)),
         body.section("Prompts", body.prompts(found)),
+        body.section("Python", body.code(found)),
         body.section("Sources, models and their licences", body.terms(found)),
+        body.section("Make it again", body.again(found)),
         body.section("As data", f"{_AS_DATA}{further}."),
     ]
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def _usage(facts: ModelFacts) -> str:
