@@ -63,8 +63,9 @@ def three_steps() -> dict[str, Any]:
         "nodes": {
             "c": place("tweeter", "TrainHFFineTune", {"train_input": "b", "train_output": "b"}, kind="run", rows=0, models=[T5], made=made,
                        recipe={"kind": "sft", "args": {"epochs": 30, "batch_size": 8}}),
-            "b": place("tweets", "Generate", {"rows": "a"}, carried, models=[GPT], failures=3, recipe={"kind": "Generate", "args": args, "inputs": {"rows": {"rows": 1003}}},
-                       usage=usage, made_columns=["generations"]),
+            "b": place("tweets", "Generate", {"rows": "a"}, carried, models=[GPT], failures=3,
+                       recipe={"kind": "Generate", "args": args, "inputs": {"rows": {"rows": 1003}}}, usage=usage,
+                       made_columns=["generations"]),
             "a": place("papers", "HFHubDataSource", source=SOURCE, made_columns=["abstract", "title"]),
         },
     }  # fmt: skip
