@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from nbdream.datasets import OutputDataset
 from nbdream.difference import difference
 from nbdream.escape import visible
+from nbdream.workflows import Begin, began
 
 EXAMPLES = 10
 """Values that are shown."""
@@ -35,6 +36,8 @@ class Comparison:
     """In how many of the rows that both have a column's value differs."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """The first of these: ``row`` (of the later), ``column``, ``before``, ``after``."""
+    began: list[Begin] = field(default_factory=list)
+    """The steps before it at which the differences began."""
 
     @property
     def same(self) -> bool:
@@ -43,7 +46,7 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The comparison in words."""
-        told = list(self.recipe) or ["the recipes are the same"]
+        told = [*(self.recipe or ["the recipes are the same"]), *(f"it began at {begin}" for begin in self.began)]
         if self.same:
             return [*told, f"the rows are the same ({self.rows[1]:,})"]
         told += [f"column {name!r} is {word}" for names, word in ((self.added, "new"), (self.removed, "gone")) for name in names]
@@ -90,6 +93,7 @@ def compare(before: Any, after: Any) -> Comparison:
         removed=[name for name in old.column_names if name not in shared],
         changed=changed,
         examples=sorted(examples, key=lambda example: example["row"])[:EXAMPLES],
+        began=[begin for begin in began(before.runner.graph(before), after.runner.graph(after)) if begin.name != after.name],
     )
 
 

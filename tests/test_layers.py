@@ -30,7 +30,7 @@ LAYERS = {
         "arrays",
         "columns",
     },
-    1: {"annotations", "browsing", "datasets", "objects", "cache", "lineage", "ledger", "prices", "cards", "comparison"},
+    1: {"annotations", "browsing", "datasets", "objects", "cache", "lineage", "ledger", "prices", "cards", "comparison", "workflows"},
     2: {"engine", "llms", "embedders", "retrievers", "task_models", "steps", "trainers", "workers"},
     3: {"session", "hub"},
     4: {"magics", "widgets", "cli", "demo", "__main__"},

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, "every result of a session: fresh, stale (and why), running"),
         ("card", _card, "the card of a result"),
         ("why", _why, "why a result would be made again, in words"),
-        ("diff", _diff, "what differs from another result, or from its own earlier one: recipe and rows"),
+        ("diff", _diff, "what differs from another result, or from its own earlier one; or between two sessions' folders"),
         ("attach", _attach, "follow a training run to its end; leaving it (Ctrl-C) leaves it running"),
         ("stop", _stop, "stop a training run with a checkpoint, and say at which step"),
     ):
@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         if name != "status":
             added.add_argument("name")
         if name == "diff":
-            added.add_argument("other", nargs="?", help="the later of the two (default: the result that the name has now)")
+            added.add_argument(
+                "other", nargs="?", help="the later of the two results or folders (default: the result that the name has now)"
+            )
         added.add_argument("--session", type=Path, help="the session's folder (default: NBDREAM_SESSION, ./nbdream-output or ./output)")
     return parser
 
@@ -197,7 +199,12 @@ def _why(given: argparse.Namespace) -> int:
 
 def _diff(given: argparse.Namespace) -> int:
     from nbdream.magics.dream import compared
+    from nbdream.workflows import compare_sessions
 
+    if given.other and Path(given.name).is_dir() and Path(given.other).is_dir():
+        between = compare_sessions(Path(given.name), Path(given.other))
+        print(json.dumps(asdict(between)) if given.json else between)
+        return 0
     with _session(given) as session:
         found = compared(session, [given.name, *([given.other] if given.other else [])])
     print(json.dumps(asdict(found), default=str) if given.json else found)
