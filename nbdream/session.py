@@ -22,6 +22,7 @@ from nbdream.errors import ArgumentError, BrokenFileError, NbDreamError, Session
 from nbdream.files import Lock, disk_errors, read_object, write_json
 from nbdream.fingerprint import digest
 from nbdream.lineage import Names, graph, now
+from nbdream.machine import machine
 from nbdream.objects import FORMAT, ResultFolder
 from nbdream.optional import versions
 from nbdream.secrets import redact
@@ -441,9 +442,9 @@ def _vscode_notebook() -> str | None:
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """What the work ran on: nbdream, interpreter, platform, and the versions of the packages that matter."""
+    """What the work ran on: nbdream, interpreter, platform, machine, and the versions of the packages that matter."""
     told = {"nbdream": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    return {**told, "packages": versions(PACKAGES)}
+    return {**told, "machine": machine(), "packages": versions(PACKAGES)}
 
 
 def _open_folder(folder: Path) -> None:

@@ -28,7 +28,10 @@ SOURCE = {
     "citation": "@misc{papers}",
     "card": "https://huggingface.co/datasets/org/papers/blob/main/README.md",
 }
-ENVIRONMENT = {"nbdream": "0.1.0", "python": "3.11.9", "platform": "Linux", "packages": {"pyarrow": "26.0.1", "openai": "3.52.0"}}
+MACHINE = {"processor": "A processor", "cores": 2, "memory": 23.5, "gpus": ["A GPU"]}
+ENVIRONMENT = {
+    "nbdream": "0.1.0", "python": "3.11.9", "platform": "Linux", "machine": MACHINE, "packages": {"pyarrow": "26.0.1", "openai": "3.52.0"},
+}  # fmt: skip
 
 
 MADE = {"started": "2026-11-20T10:00:00Z", "finished": "2026-11-20T10:00:12Z", "seconds": 12.0}

@@ -14,7 +14,7 @@ from nbdream.cards.curve import curve_svg
 from nbdream.cards.graph import maker, stages
 from nbdream.cards.managed import block, replace
 from nbdream.errors import HubError
-from tests.graphs import CITATION, GPT, HOSTILE, SOURCE, T5, place, three_steps, tweets
+from tests.graphs import CITATION, GPT, HOSTILE, MACHINE, SOURCE, T5, place, three_steps, tweets
 
 
 def facts(**other: Any) -> cards.DatasetFacts:
@@ -71,6 +71,8 @@ def test_the_wrapper_tells_of_the_work_not_of_now() -> None:
         "pickled": False,
         "req_versions": {"openai": "3.52.0", "pyarrow": "26.0.1"},
         "interpreter": "3.11.9",
+        "platform": "Linux",
+        "machine": MACHINE,
     }
     assert cards.data_card(tweets()) == cards.data_card(tweets())
 
@@ -175,6 +177,7 @@ def test_the_readme_of_a_dataset() -> None:
     assert "| abstract | string | papers (HFHubDataSource) |" in readme
     assert "| tweets | Generate | 1,003 | 1,000 | 3 | gpt-4 | 2026-11-20 | 1,003 calls · 12,000 tokens · price not known |" in readme
     assert "- 3 of 1,003 rows failed at tweets." in readme
+    assert "Made with nbdream 0.1.0 · Python 3.11.9 on A GPU, A processor, 2 cores, 23.5 GiB" in readme
     headings = re.findall(r"^## .*", readme, re.MULTILINE)
     assert len(headings) == len(set(headings))
     for part in readme.split("\n## ")[1:]:

@@ -21,6 +21,7 @@ LAYERS = {
         "difference",
         "foreign",
         "portable",
+        "machine",
         "optional",
         "context",
         "secrets",

@@ -105,10 +105,12 @@ def again(stages: Sequence[Stage]) -> str:
     versions = " · ".join(
         f"{name} {environment[key]}" for name, key in (("nbdream", "nbdream"), ("Python", "python")) if environment.get(key)
     )
+    machine = _machine(environment)
+    made = escape.markdown(versions) + (f" on {escape.markdown(machine)}" if machine else "")
     asked = any(stage.models and not stage.is_run for stage in stages)
     differ = " The models, asked anew, may answer differently." if asked else ""
     return (
-        f"Made with {escape.markdown(versions)}; all packages stand in `nbdream.json`. With the archive of the session (`%dream share`),"
+        f"Made with {made}; all packages stand in `nbdream.json`. With the archive of the session (`%dream share`),"
         " `nbdream verify` checks the rows against the stored replies without running code, and `nbdream replay` runs the notebook again"
         f" without asking a model. Without it, the prompts, settings and sources of this page are what each step was given.{differ}"
     )
@@ -175,6 +177,13 @@ def _maker(stage: Stage) -> str:
 
 def _count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    machine = environment.get("machine") or {}
+    memory = f"{machine['memory']:g} GiB" if machine.get("memory") else ""
+    cores = f"{machine['cores']} cores" if machine.get("cores") else ""
+    return ", ".join(part for part in (*map(str, machine.get("gpus") or []), machine.get("processor"), cores, memory) if part)
 
 
 def _inputs_of(stage: Stage) -> list[str]:

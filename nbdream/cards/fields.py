@@ -102,4 +102,6 @@ def _about(root: Stage) -> dict[str, Any]:
         "pickled": False,
         "req_versions": dict(sorted((environment.get("packages") or {}).items())),
         "interpreter": environment.get("python"),
+        "platform": environment.get("platform"),
+        "machine": environment.get("machine"),
     }

@@ -81,7 +81,7 @@ def _what(found: Sequence[Stage], rows: int | None, synthetic: bool) -> str:
     if rows is None:
         bases = " and ".join(str(model["name"]) for model in found[-1].models)
         return f"A model trained{f' from {bases}' if bases else ''}"
-    names = dict.fromkeys(str(model["name"]) for stage in found for model in stage.models)
+    names = dict.fromkeys(str(model["name"]) for stage in found if not stage.is_run for model in stage.models)
     written = f", written by {' and '.join(names)}" if names and synthetic else ""
     return f"{rows:,} {'synthetic ' if synthetic else ''}rows{written}"
 
