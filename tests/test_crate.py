@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,75 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import requests
-from requests.adapters import BaseAdapter
-from rocrate_validator import models, services
-from rocrate_validator.utils.http import HttpRequester
-from urllib3.response import HTTPResponse
 
 from nbdream import cards
 from nbdream import hub as publishing
 from nbdream.cards.linked import Publication, PublishedFile
 from tests.graphs import place, three_steps, tweets
 from tests.hostile import HOSTILE
+from tests.standards import TERMS, crate_validator
 from tests.test_croissant import Rows, assert_no_nodes_of_others, foreign_graph, hostile_graph
 
 FILE = "data/train-00000-of-00001.parquet"
 BARE = "process-run-crate-0.5"
 WITH_NOTEBOOK = "provenance-run-crate-0.5"
 """Every check of the Workflow Run Crate, the Workflow RO-Crate and the Process Run Crate too."""
-_SCHEMA = (
-    "CreateAction", "ControlAction", "OrganizeAction", "SoftwareApplication", "SoftwareSourceCode", "ComputerLanguage", "CreativeWork",
-    "Dataset", "HowTo", "HowToStep", "PropertyValue", "about", "actionStatus", "citation", "contentSize", "datePublished", "description",
-    "encodingFormat", "endTime", "hasPart", "instrument", "license", "mainEntity", "mentions", "name", "object", "position",
-    "programmingLanguage", "result", "softwareRequirements", "softwareVersion", "startTime", "step", "url", "value", "version",
-    "workExample",
-)  # fmt: skip
-TERMS = {
-    **{term: f"http://schema.org/{term}" for term in _SCHEMA},
-    "File": "http://schema.org/MediaObject",
-    "ComputationalWorkflow": "https://bioschemas.org/ComputationalWorkflow",
-    "conformsTo": "http://purl.org/dc/terms/conformsTo",
-}
-"""The terms of RO-Crate 1.1's context that our crates use."""
-
-
-class _Contexts(BaseAdapter):
-    """Answers every request for a context with the terms that we use."""
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        response = requests.Response()
-        response.status_code, response.url, response.request = 200, str(request.url), request
-        headers = {"Content-Type": "application/ld+json"}
-        response.headers.update(headers)
-        body = io.BytesIO(json.dumps({"@context": TERMS}).encode())
-        response.raw = HTTPResponse(body=body, status=200, headers=headers, preload_content=False)
-        return response
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-@pytest.fixture(scope="module")
-def issues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, str], list[str]]]:
-    """What the validator says about a folder and a profile, from a cache that holds the context: no network."""
-    cache = str(tmp_path_factory.mktemp("contexts") / "cache")
-    session = HttpRequester.initialize_cache(cache_path=cache, cache_max_age=-1).session
-    session.mount("https://w3id.org/", _Contexts())
-    session.get("https://w3id.org/ro/crate/1.1/context")
-
-    def validate(folder: Path, profile: str) -> list[str]:
-        settings = models.ValidationSettings(
-            rocrate_uri=str(folder),
-            profile_identifier=profile,
-            requirement_severity=models.Severity.REQUIRED,
-            offline=True,
-            cache_path=cache,
-        )
-        return [f"{issue.check.identifier}: {issue.message}" for issue in services.validate(settings).get_issues()]
-
-    yield validate
-    session.close()
 
 
 def described(graph: dict[str, Any], licences: tuple[str, ...] = ("unknown",), notebook: str | None = None) -> dict[str, Any]:
@@ -100,6 +43,12 @@ def written(document: dict[str, Any], folder: Path) -> Path:
         (folder / name).write_text("{}")
     (folder / "ro-crate-metadata.json").write_text(cards.as_text(document))
     return folder
+
+
+@pytest.fixture(scope="module")
+def issues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, str], list[str]]]:
+    with crate_validator(tmp_path_factory.mktemp("contexts")) as validate:
+        yield validate
 
 
 # --- the validator ----------------------------------------------------------------------------------------------------

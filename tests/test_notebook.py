@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
+from huggingface_hub import DatasetCard
 
-from nbdream import Session
+from nbdream import Session, cards
 from nbdream.files import read_lines
+from tests.standards import crate_validator, faults, opened, rows
 
 SOURCE = Path(__file__).parent.parent / "example_notebooks" / "01_abstract_to_tweet.ipynb"
 SMALLER = {"-n 60": "-n 20", "epochs: 10": "epochs: 2", "batch_size: 8": "batch_size: 4"}
@@ -70,8 +74,32 @@ def test_it_runs_and_a_second_time_costs_nothing(tmp_path: Path) -> None:
 
     for published in ("abstracts_and_tweets", "abstract-to-tweet-model"):
         assert (tmp_path / "published" / published / "README.md").read_text().startswith("---\n")
-    assert list((tmp_path / "published" / "abstracts_and_tweets").rglob("*.parquet"))
+    _follows_the_standards(tmp_path / "published" / "abstracts_and_tweets", tmp_path)
     assert (tmp_path / "published" / "abstract-to-tweet-model" / "model.safetensors").exists()
+
+
+def _follows_the_standards(published: Path, folder: Path) -> None:
+    """What is published of the example is what the validators of the standards take, and its rows load by them."""
+    pieces = {path.stem.partition("-")[0]: pq.read_table(path).to_pylist() for path in (published / "data").glob("*.parquet")}
+    dataset = opened(published / "croissant.json")
+    assert {split: rows(dataset, split) for split in pieces} == pieces
+    document = json.loads((published / "croissant.json").read_text())
+    assert faults(document) == []
+    with crate_validator(folder) as validate:
+        assert validate(published, "process-run-crate-0.5") == []
+
+    card = json.loads((published / "nbdream.json").read_text())
+    for step, known in card["data_card"].items():
+        for field in cards.FIELDS:
+            assert (field in known) != any(step in steps for steps in card["not_stated"].get(field, {}).values()), (step, field)
+    with Session(folder / "output") as session:
+        made = session.load("tweets").node["made"]
+    assert card["datetime"] == made["finished"]
+    assert document["datePublished"] == made["finished"][:10]
+    readme = (published / "README.md").read_text()
+    front = yaml.safe_load(readme.split("---\n")[1])
+    assert yaml.safe_load(DatasetCard(readme).data.to_yaml()) == front
+    assert front["configs"][0]["data_files"][0]["split"] == "train"
 
 
 @pytest.mark.slow
