@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbdream import escape
-from nbdream.cards import body, licence
+from nbdream.cards import body, licence, measured
 from nbdream.cards.fields import data_card
 from nbdream.cards.graph import Graph, Stage, stages, texts
 from nbdream.cards.managed import replace
+from nbdream.cards.measured import Measured
 from nbdream.errors import HubError
 from nbdream.optional import require
 
@@ -55,6 +56,8 @@ class ModelFacts:
     """How many labels a classifier has."""
     picture: str = ""
     """The file of its curve, beside the README."""
+    measured: Sequence[Measured] = ()
+    """What it was evaluated to do."""
 
 
 def front_matter(readme: str | None) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def readme_model(graph: Graph, existing: str | None, facts: ModelFacts) -> str:
         "pipeline_tag": given.get("pipeline_tag") or facts.task,
         "license": licence.identifier(found) or given.get("license"),
         "widget": [{"text": example} for example in facts.examples] or given.get("widget"),
+        measured.INDEX: measured.index(facts.measured, facts.repo_id.rpartition("/")[2], facts.task, given),
     }
     card = require("huggingface_hub", "hub").ModelCardData(**{**given, **ours})
     return _assemble(card, given, text, facts.repo_id, _model_body(found, facts))
@@ -130,6 +134,7 @@ def _model_body(found: Sequence[Stage], facts: ModelFacts) -> str:
             what,
             body.section("Use it", f"```python\n{_usage(facts)}\n```"),
             body.section("Training", f"![loss]({facts.picture})" if facts.picture else "", settings if run.settings else ""),
+            measured.section(facts.measured),
             body.section("Known limits", body.limits(found, facts.synthetic)),
             *_provenance(found),
         )
