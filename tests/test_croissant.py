@@ -430,6 +430,6 @@ def test_hostile_rows_publish_and_load(tmp_path: Path) -> None:
 def test_what_looks_like_a_secret_in_a_prompt_stops(tmp_path: Path) -> None:
     graph = tweets()
     graph["nodes"]["b"]["node"]["recipe"] = {"args": {"template": "use sk-abcdefghijklmnopqrstuvwx"}}
-    with pytest.raises(HubError, match=r"line \d+ of README.md holds what looks like an API key"):
+    with pytest.raises(HubError, match=r"line 1 of template of 'tweets' holds what looks like an API key"):
         publishing.publish_dataset(Rows(pa.table({"a": ["x"]}), graph), "./out")
     assert not (tmp_path / "out").exists()

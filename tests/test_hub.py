@@ -12,6 +12,7 @@ import pytest
 
 from nbdream import hub as publishing
 from nbdream.errors import ArgumentError, DataError, HubError
+from nbdream.hub import repository
 from nbdream.hub import target as targets
 from tests.graphs import ENVIRONMENT, HOSTILE, place, three_steps, tweets
 
@@ -96,7 +97,8 @@ def test_one_atomic_commit_and_none_for_the_same_again(hub: Any) -> None:
     for _ in range(3):
         publishing.publish_dataset(Rows(ROWS), "org/tweets", train_size=0.9, validation_size=0.1)
     assert hub.commits("dataset", "org/tweets") == ["initial commit", "Publish with nbdream"]
-    assert not [seen for seen in hub.requests if seen.status >= 400 and seen.method != "POST"]
+    refused = [seen.path for seen in hub.requests if seen.status >= 400 and seen.method != "POST"]
+    assert refused == ["/api/datasets/org/tweets"]  # before it was there
 
 
 def test_bytes_do_not_depend_on_how_the_rows_were_written(hub: Any) -> None:
@@ -167,14 +169,14 @@ def test_a_conflict_that_stays_is_one_line(hub: Any, monkeypatch: pytest.MonkeyP
 
 def test_an_edit_between_read_and_commit_is_kept(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     publishing.publish_dataset(Rows(ROWS), "org/tweets")
-    commit, edits = targets.HubTarget.commit, ["# By hand"]
+    commit, edits = repository.HubTarget.commit, ["# By hand"]
 
     def interrupted(self: Any, *args: Any) -> None:
         if edits:
             hub.add("dataset", "org/tweets", {"README.md": edits.pop().encode()})
         commit(self, *args)
 
-    monkeypatch.setattr(targets.HubTarget, "commit", interrupted)
+    monkeypatch.setattr(repository.HubTarget, "commit", interrupted)
     publishing.publish_dataset(Rows(ROWS[:3]), "org/tweets")
     assert "# By hand" in hub.files("dataset", "org/tweets")["README.md"].decode()
     assert load("org/tweets", split="train").num_rows == 3
@@ -211,7 +213,7 @@ def test_a_wrong_token_is_asked_once(hub: Any) -> None:
     with pytest.raises(HubError, match="refuses the token") as caught:
         publishing.publish_dataset(Rows(ROWS), "org/tweets", token="hf_wrongwrongwrong")
     assert "wrongwrong" not in one_line(caught.value)
-    assert len(hub.requests) == 2  # the client looks whether the repository is there before it gives up
+    assert len(hub.requests) == 1
 
 
 def test_a_token_that_may_only_read(hub: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, ModelCard
 
 from nbdream import Session, cards
 from nbdream.files import read_lines
@@ -48,6 +49,11 @@ def outputs(notebook: Path) -> list[dict[str, Any]]:
     return [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
 
 
+def described(notebook: Path) -> str:
+    """The file without what a run counts."""
+    return re.sub(r'"execution_count": \d+', "", notebook.read_text())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_it_runs_and_a_second_time_costs_nothing(tmp_path: Path) -> None:
@@ -61,12 +67,14 @@ def test_it_runs_and_a_second_time_costs_nothing(tmp_path: Path) -> None:
     lines, _ = read_lines(events)
     assert len([line for line in lines if line["type"] == "log"]) >= 8
 
+    executed = tmp_path / first["notebook"] if not os.path.isabs(first["notebook"]) else Path(first["notebook"])
+    written = described(executed)
     run(notebook)
+    assert described(executed) == written, "what is saved describes the work, not the run"
     assert {path: path.read_bytes() for path in session.glob("objects/*/node.json")} == made
     assert (session / "calls.sqlite").stat().st_mtime_ns == calls
     assert read_lines(events)[0] == lines
 
-    executed = tmp_path / first["notebook"] if not os.path.isabs(first["notebook"]) else Path(first["notebook"])
     kinds = {kind for output in outputs(executed) for kind in output.get("data", {})}
     assert "text/html" in kinds
     assert not [kind for kind in kinds if "widget" in kind], "what is saved needs no kernel"
@@ -110,4 +118,8 @@ def test_a_taste_is_learned_from_pairs_and_asked_about_other_things(tmp_path: Pa
     assert [cell["state"] for cell in told["cells"]] == ["done"] * len(told["cells"])
     with Session(tmp_path / "output") as session:
         shares = session.load("scores").summary
+        readme = Path(session.load("poet").publish_to_hf_hub("./poet", yes=True), "README.md").read_text()
     assert shares["poet"]["watery"].low > shares["base"]["watery"].high, "the intervals do not touch"
+    (result,) = ModelCard(readme).data.eval_results or []
+    assert (result.metric_type, result.metric_value) == ("watery", round(shares["poet"]["watery"].value, 6))
+    assert result.metric_args["examples"] == 100

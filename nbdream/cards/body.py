@@ -9,6 +9,7 @@ from typing import Any
 from nbdream import escape
 from nbdream.cards.fields import CITATION, DATASET, DATASET_CARD, LICENSE, MODEL, MODEL_CARD, URL, step_fields
 from nbdream.cards.graph import Stage, maker
+from nbdream.cards.terms import gathered
 
 LARGEST_PICTURE = 60
 """Steps that a picture shows; with more the table alone is readable."""
@@ -138,7 +139,8 @@ def terms(stages: Sequence[Stage]) -> str:
         cards = ", ".join(
             _link(text) for text in dict.fromkeys(known.get(URL, []) + known.get(DATASET_CARD, []) + known.get(MODEL_CARD, []))
         )
-        licenses = ", ".join(_link(text) for text in known.get(LICENSE, []))
+        listed = [str(term.listed["name"]) for term in gathered([stage]) if term.listed]
+        licenses = ", ".join([*map(_link, known.get(LICENSE, [])), *map(escape.markdown, dict.fromkeys(listed))])
         if names or cards or licenses:
             rows.append([", ".join(map(escape.markdown, names)), cards, licenses or "not known"])
         citations += known.get(CITATION, [])

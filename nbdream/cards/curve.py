@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from nbdream.escape import html
 
-WIDTH, HEIGHT = 640, 240
+WIDTH, HEIGHT = 560, 240  # what a notebook beside a panel has room for in a window of 1,000 pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 30
 _CAPTION, _CAPTION_LINE = 10, 16
-_CAPTION_LENGTH = 92
+_CAPTION_LENGTH = 80
 """Characters of the caption that fit on one line."""
 _GREY = "#767676"
 """As readable on white as on black: the picture has no background of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nbdream.cards import terms
 from nbdream.cards.graph import Graph, Stage, stages, texts
 
 DATE, DATASET, MODEL, URL = "Date & Time", "Dataset Name", "Model Name", "URL"
@@ -19,7 +20,8 @@ def data_card(graph: Graph) -> dict[str, Any]:
     It says when the work was done, not when it was read, so it is the same at every call.
     """
     found = stages(graph)
-    return {"data_card": {stage.name: step_fields(stage) for stage in found}, "not_stated": not_stated(found), **_about(found[-1])}
+    above = {stage.name: step_fields(stage) for stage in found}
+    return {"data_card": above, "not_stated": not_stated(found), **terms.told(found), **_about(found[-1])}
 
 
 def model_card(graph: Graph) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def model_card(graph: Graph) -> dict[str, Any]:
     found = stages(graph)
     above = {stage.name: step_fields(stage) for stage in found[:-1]}
     run = {found[-1].name: step_fields(found[-1])}
-    return {"data_card": above, "model_card": run, "not_stated": not_stated(found), **_about(found[-1])}
+    return {"data_card": above, "model_card": run, "not_stated": not_stated(found), **terms.told(found), **_about(found[-1])}
 
 
 def step_fields(stage: Stage) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def step_fields(stage: Stage) -> dict[str, Any]:
         URL: texts(source.get("url")),
         DATASET_CARD: texts(source.get("card")),
         MODEL_CARD: [text for model in models for text in texts(model.get("card_url"))],
-        LICENSE: texts(source.get("license")) + [text for model in models for text in texts(model.get("license"))],
+        LICENSE: [text for used in (source, *models) for key in ("license", "license_link") for text in texts(used.get(key))],
         CITATION: texts(source.get("citation")) + [text for model in models for text in texts(model.get("citation"))],
     }
     for card in stage.node.get("cards") or []:

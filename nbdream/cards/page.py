@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 
 from nbdream import escape
+from nbdream.cards import terms
 from nbdream.cards.fields import DATE, step_fields
 from nbdream.cards.graph import Graph, Stage, stages
 
@@ -26,7 +28,14 @@ def card_html(graph: Graph, picture: str = "") -> str:
     head = f"<p><strong>{escape.html(found[-1].name)}</strong> · {above} step{'' if above == 1 else 's'} before it</p>"
     if picture:  # as an image: of SVG within HTML, what removes it would leave the words
         head += f'<img alt="{escape.html(found[-1].name)}" src="data:image/svg+xml;base64,{b64encode(picture.encode()).decode()}">'
-    return f'<div class="nbdream-card">{head}{"".join(_stage(stage, stage is found[-1]) for stage in reversed(found))}</div>'
+    head += "".join(f"<p><strong>Conflict:</strong> {escape.html(text)}</p>" for text in terms.conflicts(found))
+    return f'<div class="nbdream-card">{head}{"".join(_stage(stage, stage is found[-1]) for stage in reversed(found))}{_terms(found)}</div>'
+
+
+def _terms(found: Sequence[Stage]) -> str:
+    """What the sources and models ask of what is made of them."""
+    asked = "".join(f"<li>{escape.html(text)}</li>" for text in terms.asked(found))
+    return f'<details style="{_BOX}"><summary>Licences and terms</summary><ul>{asked}</ul></details>' if asked else ""
 
 
 def _stage(stage: Stage, is_root: bool) -> str:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from nbdream import escape
-from nbdream.cards import body, licence, measured
+from nbdream.cards import body, licence, measured, terms
 from nbdream.cards.fields import data_card
 from nbdream.cards.graph import Graph, Stage, stages, texts
 from nbdream.cards.managed import replace
@@ -20,6 +21,8 @@ _FRONT = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MUL
 _SIZES = (
     "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T",
 )  # fmt: skip
+DEFAULT = "default"
+"""The configuration that is loaded when none is named."""
 CLASSIFICATION, SIMILARITY = "text-classification", "sentence-similarity"
 _AS_DATA = (
     "`nbdream.json` holds this card for programs: every step, with its date, models, sources, licences and citations."
@@ -38,6 +41,11 @@ class DatasetFacts:
     preview: Sequence[Mapping[str, Any]]
     metadata: Mapping[str, Any]
     synthetic: bool = True
+    licence: str | None = None
+    """The licence that was given, if one was."""
+    config: str = DEFAULT
+    total: int | None = None
+    """The rows of all configurations together, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class ModelFacts:
     """The file of its curve, beside the README."""
     measured: Sequence[Measured] = ()
     """What it was evaluated to do."""
+    licence: str | None = None
+    """The licence that was given, if one was."""
 
 
 def front_matter(readme: str | None) -> dict[str, Any]:
@@ -69,17 +79,22 @@ def readme_dataset(graph: Graph, existing: str | None, facts: DatasetFacts) -> s
     """The README of a dataset. What ``existing`` says beside what is ours stays as it is."""
     found = stages(graph)
     given, text = _split(existing)
+    stated = licence.decided(found, given, facts.licence)
     ours = {
         "tags": _tags(given, graph, found, facts.synthetic),
-        "source_datasets": _hub_names(found) or given.get("source_datasets"),
+        "source_datasets": _hub_names(found, texts(given.get("source_datasets")) if facts.config != DEFAULT else ())
+        or given.get("source_datasets"),
         "annotations_creators": _annotators(found) or given.get("annotations_creators"),
-        "size_categories": [_size(sum(facts.splits.values()))],
+        "size_categories": [_size(sum(facts.splits.values()) if facts.total is None else facts.total)],
         "library_name": "nbdream",
-        "license": licence.identifier(found) or given.get("license"),
+        **stated.front_matter(),
         **facts.metadata,
     }
     card = require("huggingface_hub", "hub").DatasetCardData(**{**given, **ours})
-    return _assemble(card, given, text, facts.repo_id, _dataset_body(found, facts))
+    content = _dataset_body(found, facts, stated)
+    if facts.config == DEFAULT:
+        return _assemble(card, given, text, facts.repo_id, content)
+    return _assemble(card, given, text, facts.repo_id, f"# {escape.markdown(facts.config)}\n\n{content}", facts.config)
 
 
 def readme_model(graph: Graph, existing: str | None, facts: ModelFacts) -> str:
@@ -87,27 +102,41 @@ def readme_model(graph: Graph, existing: str | None, facts: ModelFacts) -> str:
     found = stages(graph)
     given, text = _split(existing)
     bases = [str(model.get("name")) for model in found[-1].node.get("models") or [] if isinstance(model, dict)]
+    stated = licence.decided(found, given, facts.licence)
     ours = {
         "tags": _tags(given, graph, found, facts.synthetic),
         "base_model": [name for name in bases if _is_hub_name(name)] or given.get("base_model"),
         "datasets": _hub_names(found) or given.get("datasets"),
         "library_name": "peft" if facts.adapter else "sentence-transformers" if facts.task == SIMILARITY else "transformers",
         "pipeline_tag": given.get("pipeline_tag") or facts.task,
-        "license": licence.identifier(found) or given.get("license"),
         "widget": [{"text": example} for example in facts.examples] or given.get("widget"),
         measured.INDEX: measured.index(facts.measured, facts.repo_id.rpartition("/")[2], facts.task, given),
+        **stated.front_matter(),
     }
     card = require("huggingface_hub", "hub").ModelCardData(**{**given, **ours})
-    return _assemble(card, given, text, facts.repo_id, _model_body(found, facts))
+    return _assemble(card, given, text, facts.repo_id, _model_body(found, facts, stated))
 
 
-def _dataset_body(found: Sequence[Stage], facts: DatasetFacts) -> str:
+def readme_notebook(graph: Graph, existing: str | None, repo_id: str, notebook: str, given_licence: str | None = None) -> str:
+    """The README of a notebook that is published by itself. What ``existing`` says beside what is ours stays as it is."""
+    found = stages(graph)
+    given, text = _split(existing)
+    stated = licence.decided(found, given, given_licence)
+    ours = {"tags": _tags(given, graph, found, synthetic=False), **stated.front_matter()}
+    card = require("huggingface_hub", "hub").DatasetCardData(**{**given, **ours})
+    named = f"[{escape.markdown(notebook)}]({quote(notebook)})"
+    parts = [f"A notebook: {named}. Made with {_nbdream(found)}.", *_provenance(found, stated, repo_id)]
+    return _assemble(card, given, text, repo_id, "\n\n".join(part for part in parts if part))
+
+
+def _dataset_body(found: Sequence[Stage], facts: DatasetFacts, stated: licence.Licence) -> str:
     total = sum(facts.splits.values())
     models = list(dict.fromkeys(escape.markdown(str(model["name"])) for stage in found if not stage.is_run for model in stage.models))
     written = f", written by {_and(models)}" if models and facts.synthetic else ""
     what = f"{total:,} {'synthetic ' if facts.synthetic else ''}rows{written}. Made with {_nbdream(found)}."
     sizes = body.table(["split", "rows"], [[escape.markdown(name), f"{rows:,}"] for name, rows in facts.splits.items()])
-    load = f"from datasets import load_dataset\n\ndata = load_dataset({facts.repo_id!r})"
+    which = "" if facts.config == DEFAULT else f", {facts.config!r}"
+    load = f"from datasets import load_dataset\n\ndata = load_dataset({facts.repo_id!r}{which})"
     return "\n\n".join(
         part
         for part in (
@@ -116,13 +145,13 @@ def _dataset_body(found: Sequence[Stage], facts: DatasetFacts) -> str:
             body.section("Columns", body.columns(found, facts.columns)),
             body.section("Example rows", body.examples(facts.preview)),
             body.section("Known limits", body.limits(found, facts.synthetic)),
-            *_provenance(found, _CROISSANT),
+            *_provenance(found, stated, facts.repo_id, _CROISSANT),
         )
         if part
     )
 
 
-def _model_body(found: Sequence[Stage], facts: ModelFacts) -> str:
+def _model_body(found: Sequence[Stage], facts: ModelFacts, stated: licence.Licence) -> str:
     run = found[-1]
     bases = " and ".join(escape.markdown(str(model["name"])) for model in run.models)
     kind = "A LoRA adapter" if facts.adapter else "A model"
@@ -136,18 +165,20 @@ def _model_body(found: Sequence[Stage], facts: ModelFacts) -> str:
             body.section("Training", f"![loss]({facts.picture})" if facts.picture else "", settings if run.settings else ""),
             measured.section(facts.measured),
             body.section("Known limits", body.limits(found, facts.synthetic)),
-            *_provenance(found),
+            *_provenance(found, stated, facts.repo_id),
         )
         if part
     )
 
 
-def _provenance(found: Sequence[Stage], further: str = "") -> list[str]:
+def _provenance(found: Sequence[Stage], stated: licence.Licence, name: str, further: str = "") -> list[str]:
+    result = f"The licence of this: {escape.markdown(stated.shown)}{f' ({escape.markdown(stated.by)})' if stated.by else ''}."
+    asked = terms.markdown(found, stated.name, name)
     return [
         body.section("How it was made", body.picture(found), body.lineage(found)),
         body.section("Prompts", body.prompts(found)),
         body.section("Python", body.code(found)),
-        body.section("Sources, models and their licences", body.terms(found)),
+        body.section("Sources, models and their licences", body.terms(found), result, asked),
         body.section("Make it again", body.again(found)),
         body.section("As data", f"{_AS_DATA}{further}."),
     ]
@@ -209,10 +240,10 @@ def _usage_of_encoder(facts: ModelFacts) -> str:
     )
 
 
-def _assemble(card: Any, given: Mapping[str, Any], text: str, repo_id: str, content: str) -> str:
+def _assemble(card: Any, given: Mapping[str, Any], text: str, repo_id: str, content: str, block: str = "") -> str:
     head = card.to_yaml(original_order=list(given) or None)
     title = f"# {escape.markdown(repo_id.rpartition('/')[2])}\n"
-    return f"---\n{head}\n---\n{replace(text or title, content)}"
+    return f"---\n{head}\n---\n{replace(text or title, content, block)}"
 
 
 def _split(readme: str | None) -> tuple[dict[str, Any], str]:
@@ -244,10 +275,10 @@ def _annotators(found: Sequence[Stage]) -> list[str]:
     return list(dict.fromkeys(str(card.get("value")) for card in cards if card.get("type") == "annotations_creators"))
 
 
-def _hub_names(found: Sequence[Stage]) -> list[str]:
-    """The datasets of the Hub among the sources; a file on disk has no name that means anything elsewhere."""
+def _hub_names(found: Sequence[Stage], others: Sequence[str] = ()) -> list[str]:
+    """The datasets of the Hub among the sources, after ``others``; a file on disk has no name that means anything elsewhere."""
     names = [str(stage.source["name"]) for stage in found if stage.source.get("name") and "/datasets/" in str(stage.source.get("url"))]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys([*others, *names]))
 
 
 def _is_hub_name(name: str) -> bool:

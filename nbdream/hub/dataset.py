@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,90 +14,152 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nbdream import cards
-from nbdream.errors import ArgumentError, DataError, HubError
-from nbdream.hub.described import described, published_file
-from nbdream.hub.scan import refuse_secrets
-from nbdream.hub.target import CARD, README, Change, Head, Target, is_folder, target, update
+from nbdream.errors import ArgumentError, DataError
+from nbdream.hub.described import Part, described, published_file
+from nbdream.hub.notebook import notebook_files, notebook_findings
+from nbdream.hub.order import Order, carry_out, doubts, graph_of
+from nbdream.hub.repository import target
+from nbdream.hub.scan import Scan
+from nbdream.hub.target import CARD, README, Change, Content, Head, Target
 from nbdream.optional import require
 
 SHARD_BYTES = 500_000_000
 ROW_GROUP = 10_000
 PREVIEW = 3
-_SHARD = re.compile(r"data/\w+(\.\w+)*-\d{5}-of-\d{5}\.parquet")
+DEFAULT = "default"
 _SPLIT = re.compile(r"\w+(\.\w+)*")
+_CONFIG = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*")
 
 
 def publish_dataset(
     data: Any,
     repo_id: str,
     *,
-    branch: str | None = None,
-    private: bool = False,
-    token: str | None = None,
+    config: str | None = None,
     train_size: float | None = None,
     validation_size: float | None = None,
     test_size: float | None = None,
     stratify_by_column: str | None = None,
     is_synthetic: bool = True,
-    yes: bool = False,
+    **order: Any,
 ) -> str:
     """Publish a step's rows, or a mapping of split names to steps, and return the URL (or the path of a folder).
 
-    The sizes split the rows first, shuffled with seed 42. Publishing the same again makes no commit. ``yes`` allows rows
-    that the demo model wrote to go to the Hub.
+    The sizes split the rows first, shuffled with seed 42. ``config`` names one of several configurations of a dataset; the
+    others stay. A mapping of names to mappings of splits publishes several at once. ``order``: the fields of `Order`.
+    Publishing the same again makes no commit.
 
-    Raises `HubError` when the Hub cannot be reached or refuses, and when the rows hold what looks like a secret;
-    `DataError` when there are none.
+    Raises `HubError` when the Hub cannot be reached or refuses, and for what `Order` does not allow; `DataError` when there
+    are no rows.
     """
+    asked = Order(**order)
     sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
-    splits = _splits(data, sizes, stratify_by_column)
-    tables = {name: _table(part) for name, part in splits.items()}
-    # Splits by size say nothing of where the rows come from: the card is that of the whole.
-    graphs = {name: graph_of(part if isinstance(data, Mapping) else data) for name, part in splits.items()}
-    graph = cards.join(graphs.values())
-    for name, table in tables.items():
-        _check(name, table)
-    card = card_json(cards.data_card(graph))
-    refuse_secrets(tables, {CARD: card})
-    place = open_target(repo_id, "dataset", graph, branch=branch, private=private, token=token, yes=yes)
-    with tempfile.TemporaryDirectory(prefix="nbdream-publish-") as folder:
-        shards = {name: _write_shards(name, table, Path(folder)) for name, table in tables.items()}
-        files = {path: file for paths in shards.values() for path, file in paths.items()}
-        rows = [published_file(place, path, file) for path, file in files.items()]
-        parts = {
-            name: cards.Split(graphs[name]["root"], table.num_rows, table.schema, list(shards[name])) for name, table in tables.items()
-        }
+    configs = [_Config(name, part, sizes, stratify_by_column) for name, part in _configs(data, config).items()]
+    graph = cards.join(part.graph for part in configs)
+    findings = [finding for part in configs for finding in doubts(part.graph, part.splits, repo_id)]
+    scan = Scan(folders=_folders(configs))
+    findings += scan.tables({split: table for part in configs for split, table in part.named_tables().items()})
+    findings += scan.texts(told(cards.stages(graph))) + notebook_findings(asked, scan)
+    findings = list(dict.fromkeys(findings))
+    place = target(repo_id, "dataset", branch=asked.branch, private=asked.private, token=asked.token, only_look=asked.dry_run)
+    with _written(configs) as files:
 
         def build(head: Head, existing: str | None) -> Change:
-            facts = cards.DatasetFacts(
-                repo_id=place.repo_id,
-                splits={name: table.num_rows for name, table in tables.items()},
-                columns={field.name: str(field.type) for field in next(iter(tables.values())).schema},
-                preview=next(iter(tables.values())).slice(0, PREVIEW).to_pylist(),
-                metadata=_metadata(existing, tables, files),
-                synthetic=is_synthetic,
-            )
-            texts = {CARD: card, README: cards.readme_dataset(graph, existing, facts)}
-            words = cards.description(cards.stages(graph), sum(facts.splits.values()), is_synthetic)
-            made = described(place, head, graph, words, rows, texts, parts, is_synthetic)
-            return Change({**files, **made}, lambda path: _SHARD.fullmatch(path) is not None)
+            made: dict[str, Content] = {**notebook_files(asked)}
+            readme, notebooks = existing, list(made)
+            for part in configs:
+                readme, beside = part.told(place, head, readme, files[part.name], asked, is_synthetic, notebooks)
+                made |= {**{part.under + path: file for path, file in files[part.name].items()}, **beside}
+            return Change(made, lambda path: any(part.is_shard(path) for part in configs))
 
-        update(place, build, "Publish with nbdream")
-    return place.url
+        rows = {split: table.num_rows for part in configs for split, table in part.named_tables().items()}
+        return carry_out(place, graph, build, findings, asked, rows)
 
 
-def open_target(repo_id: str, kind: str, graph: cards.Graph, *, branch: str | None, private: bool, token: str | None, yes: bool) -> Target:
-    """The repository or folder to publish to; what the demo model made goes to the Hub only with ``yes``."""
-    if cards.is_demo(graph) and not yes and not is_folder(repo_id):
-        raise HubError("the demo model, which knows next to nothing, made this", "publish to a folder (./…), or say --yes (yes=True)")
-    return target(repo_id, kind, branch=branch, private=private, token=token)
+class _Config:
+    """One configuration: its splits, their rows, and where they come from."""
+
+    def __init__(self, name: str, data: Any, sizes: Mapping[str, float | None], stratify_by_column: str | None) -> None:
+        if not _CONFIG.fullmatch(name) or name == "data":
+            raise ArgumentError(f"{name!r} is no name of a configuration", "use letters, digits, - and _")
+        self.name = name
+        self.under = "" if name == DEFAULT else f"{name}/"
+        self.splits = _splits(data, sizes, stratify_by_column)
+        self.tables = {split: _table(part) for split, part in self.splits.items()}
+        # Splits by size say nothing of where the rows come from: the card is that of the whole.
+        self.graphs = {split: graph_of(part if isinstance(data, Mapping) else data) for split, part in self.splits.items()}
+        self.graph = cards.join(self.graphs.values())
+        for split, table in self.tables.items():
+            _check(split, table)
+
+    def named_tables(self) -> dict[str, pa.Table]:
+        """The rows by what messages call them."""
+        return {split if self.name == DEFAULT else f"{self.name}/{split}": table for split, table in self.tables.items()}
+
+    @property
+    def _rows_in(self) -> str:
+        return "data/" if self.name == DEFAULT else ""
+
+    def shards(self, folder: Path) -> dict[str, Path]:
+        """The Parquet files, by their paths within the configuration."""
+        return {
+            path: file for split, table in self.tables.items() for path, file in _write_shards(split, table, folder, self._rows_in).items()
+        }
+
+    def is_shard(self, path: str) -> bool:
+        """Whether a file of the repository holds rows of this configuration."""
+        return re.fullmatch(re.escape(self.under + self._rows_in) + r"\w+(\.\w+)*-\d{5}-of-\d{5}\.parquet", path) is not None
+
+    def told(
+        self,
+        place: Target,
+        head: Head,
+        existing: str | None,
+        shards: Mapping[str, Path],
+        asked: Order,
+        synthetic: bool,
+        notebooks: list[str],
+    ) -> tuple[str, dict[str, Content]]:
+        """The README with this configuration in it; and what stands beside the rows, by paths in the repository."""
+        metadata, total = _metadata(existing, self, shards)
+        first = next(iter(self.tables.values()))
+        facts = cards.DatasetFacts(
+            repo_id=place.repo_id,
+            splits={split: table.num_rows for split, table in self.tables.items()},
+            columns={field.name: str(field.type) for field in first.schema},
+            preview=first.slice(0, PREVIEW).to_pylist(),
+            metadata=metadata,
+            synthetic=synthetic,
+            licence=asked.license,
+            config=self.name,
+            total=total,
+        )
+        readme = cards.readme_dataset(self.graph, existing, facts)
+        found = cards.stages(self.graph)
+        licences, terms = licences_of(self.graph, readme, place.repo_id)
+        texts = {CARD: card_json({**cards.data_card(self.graph), **terms})} | ({} if self.under else {README: readme})
+        part = Part(place, self.under)
+        splits = {
+            split: cards.Split(self.graphs[split]["root"], table.num_rows, table.schema, [p for p in shards if _split_of(p) == split])
+            for split, table in self.tables.items()
+        }
+        rows = [published_file(part, path, file) for path, file in shards.items()]
+        words = cards.description(found, sum(facts.splits.values()), synthetic)
+        made = described(part, head, self.graph, words, rows, texts, licences, notebooks, splits, synthetic)
+        return readme, {**{self.under + path: text for path, text in made.items()}, README: readme.encode()}
 
 
-def graph_of(thing: Any) -> cards.Graph:
-    """The graph of a step, of its rows, or of a trained model."""
-    handle = thing if hasattr(thing, "runner") else thing.step
-    graph: cards.Graph = handle.runner.graph(handle)
-    return graph
+def told(found: Any) -> dict[str, str]:
+    """The texts of a person that a card shows: prompts and Python, by what messages call them."""
+    return {f"{name} of {stage.name!r}": text for stage in found for name, text in {**stage.prompts, **stage.code}.items()}
+
+
+def licences_of(graph: cards.Graph, readme: str, name: str) -> tuple[list[str], dict[str, Any]]:
+    """The licences of a publication, for its descriptions; and the terms of what it is made of, for its card."""
+    front, found = cards.front_matter(readme), cards.stages(graph)
+    given = front.get("license")
+    link = front.get("license_link") if given == cards.licence.OTHER else None
+    return cards.stated(found, link or given), cards.terms.told(found, given if isinstance(given, str) else None, name)
 
 
 def card_json(card: Mapping[str, Any]) -> str:
@@ -104,11 +167,33 @@ def card_json(card: Mapping[str, Any]) -> str:
     return json.dumps(card, indent=2, ensure_ascii=False) + "\n"
 
 
+@contextmanager
+def _written(configs: list[_Config]) -> Iterator[dict[str, dict[str, Path]]]:
+    with tempfile.TemporaryDirectory(prefix="nbdream-publish-") as folder:
+        yield {part.name: part.shards(Path(folder) / part.name) for part in configs}
+
+
+def _configs(data: Any, config: str | None) -> dict[str, Any]:
+    """The configurations that ``data`` has: one, or where it is a mapping of mappings, several."""
+    several = isinstance(data, Mapping) and bool(data) and all(isinstance(part, Mapping) for part in data.values())
+    if several and config is not None:
+        raise ArgumentError("these are configurations already", "leave config out")
+    return dict(data) if several else {config or DEFAULT: data}
+
+
+def _folders(configs: list[_Config]) -> list[Path]:
+    """Where the session lies: a path of this machine."""
+    handles = [part if hasattr(part, "runner") else part.step for config in configs for part in config.splits.values()]
+    return list({Path(handle.runner.folder) for handle in handles if getattr(handle.runner, "folder", None)})
+
+
 def _splits(data: Any, sizes: Mapping[str, float | None], stratify_by_column: str | None) -> dict[str, Any]:
     given = {name: size for name, size in sizes.items() if size is not None}
     if isinstance(data, Mapping):
         if given:
             raise ArgumentError("these are splits already", "give either splits or sizes")
+        if not data:
+            raise DataError("there are no splits to publish", "give at least one: {'train': …}")
         return dict(data)
     if not given:
         return {"train": data}
@@ -130,22 +215,26 @@ def _check(name: str, table: pa.Table) -> None:
         raise DataError(f"there are no rows to publish in {name!r}", "look at NAME.failures")
 
 
-def _write_shards(split: str, table: pa.Table, folder: Path) -> dict[str, Path]:
+def _write_shards(split: str, table: pa.Table, folder: Path, under: str) -> dict[str, Path]:
     """Parquet files of at most `SHARD_BYTES` of rows each; the same rows give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
     count = max(1, -(-table.nbytes // SHARD_BYTES))
     each = -(-table.num_rows // count)
     shards = {}
     for number in range(count):
-        path = f"data/{split}-{number:05d}-of-{count:05d}.parquet"
-        file = folder / path.replace("/", "-")
+        name = f"{split}-{number:05d}-of-{count:05d}.parquet"
         part = table.slice(number * each, each)
-        pq.write_table(part, file, row_group_size=ROW_GROUP, use_content_defined_chunking=True, write_page_index=True)
-        shards[path] = file
+        pq.write_table(part, folder / name, row_group_size=ROW_GROUP, use_content_defined_chunking=True, write_page_index=True)
+        shards[under + name] = folder / name
     return shards
 
 
-def _metadata(existing: str | None, tables: Mapping[str, pa.Table], files: Mapping[str, Path]) -> dict[str, Any]:
-    """``dataset_info`` and ``configs`` of the README, as ``datasets`` writes them; other configurations stay."""
+def _split_of(path: str) -> str:
+    return path.rpartition("/")[2].rsplit("-", 3)[0]
+
+
+def _metadata(existing: str | None, config: _Config, shards: Mapping[str, Path]) -> tuple[dict[str, Any], int]:
+    """``dataset_info`` and ``configs`` of the README, as ``datasets`` writes them, and the rows of all configurations; others stay."""
     datasets = require("datasets", "hub")
     hub = require("huggingface_hub", "hub")
     from datasets.info import DatasetInfosDict
@@ -153,13 +242,15 @@ def _metadata(existing: str | None, tables: Mapping[str, pa.Table], files: Mappi
 
     given = cards.front_matter(existing)
     card = hub.DatasetCardData(**{key: given[key] for key in ("dataset_info", "configs") if key in given})
-    info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(next(iter(tables.values())).schema))
+    info = datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(next(iter(config.tables.values())).schema))
     info.splits = datasets.SplitDict()
-    for name, table in tables.items():
+    for name, table in config.tables.items():
         info.splits.add(datasets.SplitInfo(name, num_bytes=table.nbytes, num_examples=table.num_rows))
-    info.dataset_size = sum(table.nbytes for table in tables.values())
-    info.download_size = sum(file.stat().st_size for file in files.values())
-    DatasetInfosDict({"default": info}).to_dataset_card_data(card)
-    data_files = [{"split": name, "path": f"data/{name}-*"} for name in tables]
-    MetadataConfigs({"default": {"data_files": data_files}}).to_dataset_card_data(card)
-    return {"dataset_info": card["dataset_info"], "configs": card["configs"]}
+    info.dataset_size = sum(table.nbytes for table in config.tables.values())
+    info.download_size = sum(file.stat().st_size for file in shards.values())
+    DatasetInfosDict({config.name: info}).to_dataset_card_data(card)
+    data_files = [{"split": name, "path": f"{config.under}{config._rows_in}{name}-*"} for name in config.tables]
+    MetadataConfigs({config.name: {"data_files": data_files}}).to_dataset_card_data(card)
+    infos = card["dataset_info"] if isinstance(card["dataset_info"], list) else [card["dataset_info"]]
+    total = sum(int(split.get("num_examples") or 0) for about in infos for split in about.get("splits") or [])
+    return {"dataset_info": card["dataset_info"], "configs": card["configs"]}, total

@@ -37,12 +37,20 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except (client.HTTPError, OSError, RuntimeError) as error:
         if isinstance(error, HubError) or not _is_transport(client, error):
             raise
-        raise HubError(f"the Hub cannot be reached: {_one_line(error)}", "try again, or publish to a folder: ./…") from error
+        hint = "HF_HUB_DISABLE_XET=1 uploads without Xet" if "xet" in str(error).lower() else "try again, or publish to a folder: ./…"
+        raise HubError(f"the Hub cannot be reached: {_one_line(error)}", hint) from error
 
 
 def status(error: HubError) -> int | None:
     """The HTTP status that the Hub answered with, if it did."""
     return getattr(getattr(error.__cause__, "response", None), "status_code", None)
+
+
+def is_cut_off(error: HubError) -> bool:
+    """Whether the connection broke, so that nobody knows what came of it."""
+    cause = error.__cause__
+    answered = status(error) is not None or "HTTP status" in str(cause)
+    return not answered and cause is not None and _is_transport(require("huggingface_hub", "hub").errors, cause)
 
 
 def _is_transport(client: Any, error: BaseException) -> bool:

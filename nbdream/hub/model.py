@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,14 @@ from nbdream import cards
 from nbdream.cards.graph import Stage
 from nbdream.errors import ArgumentError, HubError
 from nbdream.files import read_object
-from nbdream.hub.dataset import card_json, graph_of, open_target
-from nbdream.hub.described import described, published_file
-from nbdream.hub.scan import refuse_secrets
-from nbdream.hub.target import CARD, README, Change, Content, Head, update
+from nbdream.hub.dataset import card_json, licences_of, told
+from nbdream.hub.described import Part, described, published_file
+from nbdream.hub.measured import measured
+from nbdream.hub.notebook import notebook_files, notebook_findings
+from nbdream.hub.order import Order, carry_out, doubts, graph_of, handle_of
+from nbdream.hub.repository import target
+from nbdream.hub.scan import CREDENTIALS, PATHS, SECRETS, Finding, Scan
+from nbdream.hub.target import CARD, README, Change, Content, Head
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".spm")
@@ -22,60 +29,81 @@ ARGUMENTS = "training_args.json"
 CURVE = "training.svg"
 
 
-def publish_model(
-    trained: Any,
-    repo_id: str,
-    *,
-    branch: str | None = None,
-    private: bool = False,
-    token: str | None = None,
-    adapter_only: bool = False,
-    is_synthetic: bool = True,
-    yes: bool = False,
-) -> str:
+def publish_model(trained: Any, repo_id: str, *, adapter_only: bool = False, is_synthetic: bool = True, **order: Any) -> str:
     """Publish a trained model and return the URL (or the path of a folder). Publishing the same again makes no commit.
 
-    ``adapter_only``: of a LoRA run, the adapter without the base model's weights. ``yes`` allows what comes from the demo
-    model to go to the Hub. Raises `HubError` as `publish_dataset` does.
+    Of a LoRA run the adapter is merged into its base; ``adapter_only``: the adapter without the base model's weights.
+    ``order``: the fields of `Order`. Raises `HubError` as `publish_dataset` does.
     """
+    asked = Order(**order)
     graph = graph_of(trained)
     run = cards.stages(graph)[-1]
-    folder, is_adapter = _folder(Path(trained.model_path), adapter_only)
-    found = (path for path in sorted([*folder.glob("*"), *folder.glob("*/*")]) if _is_published(path, is_adapter))
-    files: dict[str, Content] = {path.relative_to(folder).as_posix(): path for path in found}
-    files |= {name: _without_paths(folder / name, run) for name in files if name in ("config.json", "adapter_config.json")}
-    files[ARGUMENTS] = card_json(run.arguments).encode()
-    card = card_json(cards.model_card(graph))
-    files[CARD] = card.encode()
-    if picture := getattr(trained, "picture", ""):
-        files[CURVE] = picture.encode()
-    refuse_secrets({}, {name: _text(content) for name, content in files.items() if not name.endswith((".safetensors", ".model", ".spm"))})
-    place = open_target(repo_id, "model", graph, branch=branch, private=private, token=token, yes=yes)
-    facts = cards.ModelFacts(
-        repo_id=place.repo_id,
-        seq2seq=_is_seq2seq(folder),
-        adapter=is_adapter,
-        task=str(getattr(trained, "task", "text-generation")),
-        labels=len(read_object(folder / "id2label.json")) if "id2label.json" in files else None,
-        chat="chat_template.jinja" in files,
-        examples=[str(text) for text in getattr(trained, "examples", None) or []],
-        synthetic=is_synthetic,
-        picture=CURVE if picture else "",
-    )
+    with _folder(trained, adapter_only) as (folder, is_adapter):
+        found = (path for path in sorted([*folder.glob("*"), *folder.glob("*/*")]) if _is_published(path, is_adapter))
+        files: dict[str, Content] = {path.relative_to(folder).as_posix(): path for path in found}
+        files |= {name: _without_paths(folder / name, run) for name in files if name in ("config.json", "adapter_config.json")}
+        files[ARGUMENTS] = card_json(run.arguments).encode()
+        if picture := getattr(trained, "picture", ""):
+            files[CURVE] = picture.encode()
+        examples = [str(text) for text in getattr(trained, "examples", None) or []]
+        place = target(repo_id, "model", branch=asked.branch, private=asked.private, token=asked.token, only_look=asked.dry_run)
+        facts = cards.ModelFacts(
+            repo_id=place.repo_id,
+            seq2seq=_is_seq2seq(folder),
+            adapter=is_adapter,
+            task=str(getattr(trained, "task", "text-generation")),
+            labels=len(read_object(folder / "id2label.json")) if "id2label.json" in files else None,
+            chat="chat_template.jinja" in files,
+            examples=examples,
+            synthetic=is_synthetic,
+            picture=CURVE if picture else "",
+            measured=measured(trained),
+            licence=asked.license,
+        )
+        part = Part(place)
+        weights = [published_file(part, path, content) for path, content in files.items()]
+        words = cards.description(cards.stages(graph), None, is_synthetic)
 
-    weights = [published_file(place, path, content) for path, content in files.items() if path != CARD]
-    words = cards.description(cards.stages(graph), None, is_synthetic)
+        def build(head: Head, existing: str | None) -> Change:
+            notebook = notebook_files(asked)
+            readme = cards.readme_model(graph, existing, facts)
+            licences, terms = licences_of(graph, readme, place.repo_id)
+            texts = {CARD: card_json({**cards.model_card(graph), **terms}), README: readme}
+            made = described(part, head, graph, words, weights, texts, licences, list(notebook))
+            return Change({**files, **notebook, **made}, _is_weights)
 
-    def build(head: Head, existing: str | None) -> Change:
-        texts = {CARD: card, README: cards.readme_model(graph, existing, facts)}
-        return Change({**files, **described(place, head, graph, words, weights, texts)}, _is_weights)
-
-    update(place, build, "Publish with nbdream")
-    return place.url
+        findings = _findings(trained, graph, files, examples, asked, repo_id)
+        return carry_out(place, graph, build, findings, asked)
 
 
-def _folder(path: Path, adapter_only: bool) -> tuple[Path, bool]:
-    """The folder to publish from, and whether it is published as an adapter."""
+def _findings(
+    trained: Any, graph: cards.Graph, files: Mapping[str, Content], examples: list[str], asked: Order, repo_id: str
+) -> list[Finding]:
+    """What stands against publishing a model: in its files, in the examples of its page, in the prompts above it."""
+    handle = handle_of(trained)
+    scan = Scan(folders=[Path(handle.runner.folder)] if getattr(handle.runner, "folder", None) else [])
+    texts = {name: content for name, content in files.items() if not name.endswith((".safetensors", ".model", ".spm"))}
+    # Tokenizers hold tens of thousands of pieces of words: any number of them looks like a path.
+    own = {name: _text(content) for name, content in texts.items() if not name.startswith(("tokenizer", "vocab", "merges"))}
+    secret = Scan((CREDENTIALS, SECRETS)).texts({name: _text(content) for name, content in texts.items()})
+    shown = {f"example {number} of its page": text for number, text in enumerate(examples, 1)} | told(cards.stages(graph))
+    found = [*secret, *Scan((PATHS,), scan.folders).texts(own), *scan.texts(shown), *notebook_findings(asked, scan)]
+    return [*doubts(graph, {"": trained}, repo_id), *dict.fromkeys(found)]
+
+
+@contextlib.contextmanager
+def _folder(trained: Any, adapter_only: bool) -> Iterator[tuple[Path, bool]]:
+    """The folder to publish from, and whether it is published as an adapter; an adapter is merged into its base."""
+    folder, is_adapter = _found(Path(trained.model_path), adapter_only)
+    if not is_adapter or adapter_only:
+        yield folder, is_adapter
+        return
+    with tempfile.TemporaryDirectory(prefix="nbdream-merged-") as merged:
+        yield Path(trained.export_to_disk(Path(merged) / "model")), False
+
+
+def _found(path: Path, adapter_only: bool) -> tuple[Path, bool]:
+    """The folder of the model, and whether it is an adapter."""
     if not path.is_dir():
         raise HubError("the model has no files to publish", "train it first, or wait until its run is done")
     adapter = next((folder for folder in (path, path / "adapter") if (folder / ADAPTER[0]).is_file()), None)

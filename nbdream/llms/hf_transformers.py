@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Self
 
 from nbdream import secrets
 from nbdream.errors import ArgumentError, MissingPackageError, ModelError, nearest
+from nbdream.llms import licenses
 from nbdream.llms.base import LLM, Reply, Request, failure
 from nbdream.llms.parameters import checked
 from nbdream.llms.prompt_formats import prompt_format
-from nbdream.llms.weights import DEMO_FOLDER, commit, content, license_of, local_folder
+from nbdream.llms.weights import DEMO_FOLDER, commit, content, local_folder
 from nbdream.workers.client import ModelProcess
 
 COUNTED_OPTIONS = frozenset({"subfolder", "variant"})
@@ -124,8 +125,11 @@ class HFTransformers(LLM):
         """What a data card says about it: its page on the Hub, or the licence that the folder's card names."""
         made = super().card
         if self.folder is not None:
-            return {**made, "license": made["license"] or license_of(self.folder)}
-        return {**made, "card_url": made["card_url"] or f"https://huggingface.co/{self.model_name}"}
+            said = licenses.in_folder(self.folder)
+        else:
+            made["card_url"] = made["card_url"] or f"https://huggingface.co/{self.model_name}"
+            said = licenses.on_hub(self.model_name, "model", lambda: self._commit, made["card_url"])
+        return {**made, **({} if made["license"] else said)}
 
     # --- what it does -------------------------------------------------------------------------------------------------
 

@@ -108,14 +108,3 @@ def _find_commit(name: str, revision: str | None, token: str | None) -> str:
         if isinstance(found, str):
             return Path(found).parent.name
     raise ModelError(f"there is no folder {name!r}, and {why}", "give a local folder, or -m demo, the tiny model that ships with nbdream")
-
-
-def license_of(folder: Path) -> str | None:
-    """The licence that a model's card names in its front matter."""
-    try:
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*['\"]?([^'\"\n]+)", front.group(1), re.MULTILINE) if front else None
-    return found.group(1).strip() if found else None

@@ -253,9 +253,18 @@ class StepHandle:
         stratify_by_column: str | None = None,
         is_synthetic: bool = True,
         yes: bool = False,
+        license: str | None = None,  # noqa: A002 - as the Hub calls it
+        config: str | None = None,
+        allow: Sequence[str] = (),
+        dry_run: bool = False,
         **without_effect: Any,
     ) -> str:
-        """Publish the rows with their card: to the Hub, or to a folder (``./x``, ``~/x``, ``/x``). Returns the URL or path."""
+        """Publish the rows with their card: to the Hub, or to a folder (``./x``, ``~/x``, ``/x``). Returns the URL or path.
+
+        What will be sent is shown first; ``dry_run`` shows it only. ``config``: a configuration beside others. ``yes`` allows
+        rows of the demo model, stale ones, and the same reply in two splits; ``allow`` names further findings that shall not
+        stop it: ``secrets``, ``personal``, ``paths``.
+        """
         for given in without_effect:
             if given not in ("writer_batch_size", "save_num_proc", "save_num_shards"):
                 raise ArgumentError(f"publish_to_hf_hub takes no argument {given!r}", "see its docstring for what it takes")
@@ -266,6 +275,7 @@ class StepHandle:
             "stratify_by_column": stratify_by_column,
         }
         url: str = self.runner.publish(
-            self, repo_id, branch=branch, private=private, token=token, is_synthetic=is_synthetic, yes=yes, **sizes
-        )
+            self, repo_id, branch=branch, private=private, token=token, is_synthetic=is_synthetic, yes=yes, license=license, config=config,
+            allow=tuple(allow), dry_run=dry_run, **sizes,
+        )  # fmt: skip
         return url

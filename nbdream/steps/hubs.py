@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nbdream.errors import ArgumentError, DataError, HubError, NbDreamError
+from nbdream.llms.licenses import in_card, on_hub
 from nbdream.optional import require
 
 
@@ -49,34 +50,19 @@ def load_folder(path: str | Path) -> Any:
 
 def describe(path: str, commit: str | None) -> dict[str, Any]:
     """What a card says of a dataset: name, URL, revision, and what its README says: licence, citation, its own card."""
-    text, url = "", None
+    text, url, said = "", None, {"license": None}
     if commit is None:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             text = (Path(path).expanduser() / "README.md").read_text("utf-8")
+        said = in_card(text)
     else:
         hub: Any = require("huggingface_hub", "hub")
         url = f"{require('huggingface_hub.constants', 'hub').ENDPOINT}/datasets/{path}"
         with contextlib.suppress(Exception):  # a dataset without a README is still a dataset
             text = Path(hub.hf_hub_download(path, "README.md", repo_type="dataset", revision=commit)).read_text("utf-8")
-    return {
-        "name": path if commit else Path(path).name, "url": url, "revision": commit, "card": url,
-        "license": _license(text), "citation": citation(text),
-    }  # fmt: skip
-
-
-def _license(readme: str) -> str | None:
-    """The licence in the front matter of a README."""
-    front = re.match(r"^---\s*\n(.*?)\n---\s*(\n|$)", readme, re.DOTALL)
-    if front is None:
-        return None
-    import yaml
-
-    try:
-        said = yaml.safe_load(front.group(1))
-    except yaml.YAMLError:
-        return None
-    found = said.get("license") if isinstance(said, dict) else None
-    return ", ".join(map(str, found)) if isinstance(found, list) else None if found is None else str(found)
+        said = on_hub(path, "dataset", lambda: commit, url)
+    name = path if commit else Path(path).name
+    return {"name": name, "url": url, "revision": commit, "card": url, **said, "citation": citation(text)}
 
 
 def citation(readme: str) -> str | None:

@@ -62,9 +62,10 @@ class Trainer:
         adapter_only: bool = False,
         is_synthetic: bool = True,
         yes: bool = False,
+        **further: Any,
     ) -> str:
         """Publish the model with its card: to the Hub, or to a folder. Returns the URL or path."""
-        return str(self.model.publish_to_hf_hub(repo_id, branch, private, token, adapter_only, is_synthetic, yes))
+        return str(self.model.publish_to_hf_hub(repo_id, branch, private, token, adapter_only, is_synthetic, yes, **further))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from nbdream import context
 from nbdream.errors import ArgumentError, TrainingError
 from nbdream.files import disk_errors, read_object, read_text
 from nbdream.fingerprint import digest, path_digest
 from nbdream.llms.contexts import ContextTemplate
 from nbdream.llms.hf_transformers import HFTransformers
+from nbdream.llms.weights import DEMO_FOLDER, content
 from nbdream.workers import runs
 from nbdream.workers.failures import hint_for
 from nbdream.workers.paths import RunPaths
@@ -59,7 +61,15 @@ class Trained:
         return spec
 
     def _base_path(self, base: dict[str, Any]) -> str:
-        return str((self.paths.folder / base["path"]).resolve()) if base.get("local") else str(base["path"])
+        if not base.get("local"):
+            return str(base["path"])
+        found = (self.paths.folder / base["path"]).resolve()
+        if not found.is_dir():  # the session was made on another machine
+            if is_demo(base):
+                return str(DEMO_FOLDER)
+            if context.replaying():  # it is not loaded: what it said is stored
+                return str(self.paths.model)
+        return str(found)
 
     def _who(self, base: dict[str, Any]) -> dict[str, Any]:
         folder = self.paths.model
@@ -189,15 +199,29 @@ class Trained:
         adapter_only: bool = False,
         is_synthetic: bool = True,
         yes: bool = False,
+        license: str | None = None,  # noqa: A002 - as the Hub calls it
+        allow: Sequence[str] = (),
+        dry_run: bool = False,
     ) -> str:
-        """Publish the model with its card: to the Hub, or to a folder (``./x``, ``~/x``, ``/x``). Returns the URL or path."""
+        """Publish the model with its card: to the Hub, or to a folder (``./x``, ``~/x``, ``/x``). Returns the URL or path.
+
+        An adapter is merged into its base; ``adapter_only`` publishes it alone. The rest as for rows.
+        """
         url: str = self.step.runner.publish(
-            self, repo_id, branch=branch, private=private, token=token, adapter_only=adapter_only, is_synthetic=is_synthetic, yes=yes
-        )
+            self, repo_id, branch=branch, private=private, token=token, adapter_only=adapter_only, is_synthetic=is_synthetic, yes=yes,
+            license=license, allow=tuple(allow), dry_run=dry_run,
+        )  # fmt: skip
         return url
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def is_demo(base: dict[str, Any]) -> bool:
+    """Whether a base model is the one that ships with nbdream, by its content."""
+    identity = base.get("identity") or {}
+    own = identity.get("identity") or identity
+    return isinstance(own, dict) and own.get("content") == content(DEMO_FOLDER)
 
 
 KINDS = {

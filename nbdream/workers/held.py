@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nbdream.llms import licenses
 from nbdream.llms.parameters import checked
-from nbdream.llms.weights import commit, content, license_of, local_folder
+from nbdream.llms.weights import commit, content, local_folder
 from nbdream.workers.client import ModelProcess
 
 _processes: weakref.WeakValueDictionary[str, ModelProcess] = weakref.WeakValueDictionary()
@@ -80,8 +81,11 @@ class Held:
     def card(self) -> dict[str, Any]:
         """What a data card says about it: its page on the Hub, or the licence that the folder's card names."""
         url = None if self.folder is not None else f"https://huggingface.co/{self.model_name}"
-        found = None if self.folder is None else license_of(self.folder)
-        return {"kind": type(self).__name__, "name": self.display_name, "card_url": url, "license": found, "citation": None}
+        if self.folder is None:
+            said = licenses.on_hub(self.model_name, "model", lambda: self._commit, f"https://huggingface.co/{self.model_name}")
+        else:
+            said = licenses.in_folder(self.folder)
+        return {"kind": type(self).__name__, "name": self.display_name, "card_url": url, **said, "citation": None}
 
     @property
     def __nbdream_fingerprint__(self) -> dict[str, Any]:

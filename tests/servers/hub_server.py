@@ -74,6 +74,7 @@ class Repo:
     kind: str
     id: str
     private: bool
+    gated: bool = False
     commits: dict[str, Commit] = dataclasses.field(default_factory=dict)
     branches: dict[str, str] = dataclasses.field(default_factory=dict)
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -105,6 +106,28 @@ class Fault:
     status: int
     times: int
     after: int = 0
+
+
+class Hold:
+    """Requests that wait: `reached` is set when the first of them is there, `release` lets them all go on."""
+
+    def __init__(self, method: str, pattern: str, after: int) -> None:
+        self.method, self.pattern, self.after = method, pattern, after
+        self.reached, self._over = threading.Event(), threading.Event()
+
+    def release(self) -> None:
+        """Let what waits, and what will come, go on."""
+        self._over.set()
+
+    async def wait(self, method: str, path: str) -> None:
+        """Wait, where the request is one of them."""
+        if method != self.method or not re.search(self.pattern, path):
+            return
+        if self.after:
+            self.after -= 1
+            return
+        self.reached.set()
+        await asyncio.to_thread(self._over.wait)
 
 
 class Refused(Exception):
@@ -144,6 +167,9 @@ class HubServer:
         self.requests: list[Seen] = []
         self._repos: dict[tuple[str, str], Repo] = {}
         self._faults: list[Fault] = []
+        for hold in getattr(self, "_holds", []):
+            hold.release()
+        self._holds: list[Hold] = []
         shutil.rmtree(self.folder / "blobs", ignore_errors=True)
         (self.folder / "blobs").mkdir(parents=True)
 
@@ -179,6 +205,11 @@ class HubServer:
         """Refuse the next ``times`` requests whose path matches ``pattern``, once ``after`` of them were let through."""
         self._faults.append(Fault(method, pattern, status, times, after))
 
+    def hold(self, method: str, pattern: str, *, after: int = 0) -> Hold:
+        """Let requests whose path matches ``pattern`` wait, once ``after`` of them were let through."""
+        self._holds.append(Hold(method, pattern, after))
+        return self._holds[-1]
+
     def repo(self, kind: str, repo_id: str) -> Repo:
         """The repository, for a test to look at."""
         return self._repos[kind, repo_id]
@@ -192,9 +223,12 @@ class HubServer:
         """The summaries of a revision's commits, oldest first."""
         return [commit.summary for commit in reversed(self._history(self.repo(kind, repo_id), revision))]
 
-    def add(self, kind: str, repo_id: str, files: dict[str, bytes], *, private: bool = False, summary: str = "by hand") -> str:
+    def add(
+        self, kind: str, repo_id: str, files: dict[str, bytes], *, private: bool = False, gated: bool = False, summary: str = "by hand"
+    ) -> str:
         """Put files into a repository (made when it is missing) in one commit, without a client; returns the commit."""
         repo = self._repos.get((kind, repo_id)) or self._create(kind, repo_id, private)
+        repo.gated = gated
         head = repo.find("main")
         tree = {**head.tree, **{path: self._store(data, lfs=path.endswith(LFS_SUFFIXES)) for path, data in files.items()}}
         return self._commit(repo, "main", tree, summary).oid
@@ -250,6 +284,8 @@ class HubServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
+        for hold in self._holds:
+            await hold.wait(request.method, path)
         try:
             response = self._fault(request.method, path) or await self._route(request, path)
         except Refused as error:
@@ -364,7 +400,14 @@ class HubServer:
             for path, blob in sorted(commit.tree.items())
         ]
         answer = {"_id": repo.id, "id": repo.id, "author": repo.id.partition("/")[0], "sha": commit.oid, "private": repo.private}
-        answer |= {"gated": False, "disabled": False, "lastModified": commit.date, "tags": [], "downloads": 0, "likes": 0}
+        answer |= {
+            "gated": "manual" if repo.gated else False,
+            "disabled": False,
+            "lastModified": commit.date,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
         return web.json_response(answer | {"siblings": siblings} | ({"modelId": repo.id} if repo.kind == "model" else {}))
 
     def _directories(self, tree: dict[str, Blob]) -> set[str]:
