@@ -52,6 +52,15 @@ _PAID = (
     " coalesce(sum(json_extract(value, '$.usage.output_tokens')), 0) AS output"
     " FROM calls GROUP BY 1, 2, json_extract(value, '$.cost') IS NULL ORDER BY min(rowid))"
 )
+_HELD = (
+    "SELECT json_group_array(json_object('by', paid_by, 'model', model, 'calls', calls, 'failed_calls', failed, 'input_tokens', input,"
+    " 'output_tokens', output, 'cost', cost, 'unpriced', unpriced, 'bytes', bytes)) FROM (SELECT json_extract(value, '$.by') AS paid_by,"
+    " json_extract(value, '$.model') AS model, count(*) AS calls, sum(json_extract(value, '$.error') IS NOT NULL) AS failed,"
+    " coalesce(sum(json_extract(value, '$.usage.input_tokens')), 0) AS input,"
+    " coalesce(sum(json_extract(value, '$.usage.output_tokens')), 0) AS output,"
+    " coalesce(sum(json_extract(value, '$.cost')), 0.0) AS cost, sum(json_extract(value, '$.cost') IS NULL) AS unpriced,"
+    " sum(length(key) + length(value)) AS bytes FROM calls GROUP BY 1, 2 ORDER BY min(rowid))"
+)
 
 _MAGIC = b"SQLite format 3\0"
 _END = "--no more--"  # sqlitedict's mark after the last row of an answer
@@ -122,6 +131,11 @@ class CallCache:
         """
         paid: list[Value] = json.loads(self._ask(_PAID)[0])
         return paid
+
+    def held(self) -> list[Value]:
+        """What is stored, for each ``by`` and ``model``: calls, failed calls, tokens, dollars (of those with a price), bytes."""
+        held: list[Value] = json.loads(self._ask(_HELD)[0])
+        return held
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self.items())

@@ -1,8 +1,9 @@
-"""The one context: which session a step that is being constructed runs in."""
+"""The one context: which session a step that is being constructed runs in; and whether it is a replay."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +40,15 @@ class Runner(Protocol):
 
     def emit(self, event: dict[str, Any]) -> None:
         """Hand an event to those who watch (widgets, terminal, tests)."""
+
+
+REPLAY = "NBDREAM_REPLAY"
+"""The environment variable that is set where a shared notebook is replayed."""
+
+
+def replaying() -> bool:
+    """Whether this process replays a shared notebook: no model is asked, nothing is trained, nothing goes to the Hub."""
+    return bool(os.environ.get(REPLAY))
 
 
 _entered: ContextVar[Runner | None] = ContextVar("nbdream_runner", default=None)

@@ -122,8 +122,12 @@ class Names:
         entry = self.current(name)
         if entry is None:
             return State("unknown", ("the session has no result of this name",))
-        reasons = list(_moved(self, _Places(self._objects), Source(str(entry["recipe"]), str(entry["use"])), None, set()))
-        return State("stale", tuple(dict.fromkeys(reasons))) if reasons else State("fresh")
+        reasons = self.changed(str(entry["recipe"]), str(entry["use"]))
+        return State("stale", tuple(reasons)) if reasons else State("fresh")
+
+    def changed(self, recipe: str, use: str) -> list[str]:
+        """In words, what has changed above a result since it was made."""
+        return list(dict.fromkeys(_moved(self, _Places(self._objects), Source(recipe, use), None, set())))
 
 
 class Source(NamedTuple):

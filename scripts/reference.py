@@ -84,8 +84,7 @@ def commands() -> Iterator[str]:
     from nbdream import cli
 
     yield from ("## On the command line", "", "`--json` with any of them: one JSON value on the standard output.", "", "| | |", "|---|---|")
-    (choices,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    for name, parser in choices.choices.items():
+    for name, parser in leaves("", cli._parser()):
         own = [action for action in parser._actions if action.dest not in ("help", "json")]
         words = "".join(
             f" {action.dest.upper()}" if action.nargs is None else f" [{action.dest.upper()}]"
@@ -96,6 +95,16 @@ def commands() -> Iterator[str]:
         for action in own:
             if action.help:
                 yield f"| `{' '.join(action.option_strings) or action.dest.upper()}` | {cell(action.help)} |"
+
+
+def leaves(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The commands below a parser, by their full names."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield name, parser
+    for action in below:
+        for word, found in action.choices.items():
+            yield from leaves(f"{name} {word}".strip(), found)
 
 
 def arguments(value: Any) -> str:

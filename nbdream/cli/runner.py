@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,14 @@ class NotebookRun:
         return all(cell.state == "done" for cell in self.cells)
 
 
-def run_notebook(source: Path, folder: Path, *, say: Callable[[str], None], html: bool = True) -> NotebookRun:
+def run_notebook(
+    source: Path, folder: Path, *, say: Callable[[str], None], html: bool = True, replay: Mapping[str, str] | None = None
+) -> NotebookRun:
     """Run ``source`` in a fresh kernel of this Python, in the notebook's own folder, and write the results into ``folder``.
 
     A failed cell ends the run; what ran before it is written all the same. Interrupted, the kernel is interrupted first,
-    so that what it was doing ends cleanly.
+    so that what it was doing ends cleanly. ``replay`` is the environment of a kernel whose network is shut, where a failed cell ends
+    nothing.
     """
     nbformat = require("nbformat", "lab")
     try:
@@ -62,7 +66,7 @@ def run_notebook(source: Path, folder: Path, *, say: Callable[[str], None], html
     folder.mkdir(parents=True, exist_ok=True)
     run = NotebookRun(folder / f"{source.stem}.executed.ipynb", folder / f"{source.stem}.html" if html else None)
     try:
-        _execute(notebook, source.resolve(), run, say)
+        _execute(notebook, source.resolve(), run, say, replay)
     finally:
         write_atomic(run.notebook, nbformat.writes(notebook) + "\n")
         if run.html is not None:
@@ -70,12 +74,13 @@ def run_notebook(source: Path, folder: Path, *, say: Callable[[str], None], html
     return run
 
 
-def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str], None]) -> None:
+def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str], None], replay: Mapping[str, str] | None) -> None:
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     live = LiveLine(say)
-    client = _client(notebook, source)
+    sockets = None if replay is None else tempfile.TemporaryDirectory(prefix="nbd-")
+    client = _client(notebook, source, None if sockets is None else sockets.name)
     began = 0.0
 
     def starts(cell: Any, cell_index: int) -> None:
@@ -107,7 +112,8 @@ def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str],
     client.process_message = hears
     client.on_cell_execute, client.on_cell_executed, client.on_cell_error = _if_code(starts), ends, fails
     try:
-        client.execute(env={**os.environ, "NBDREAM_NOTEBOOK": str(source), "PYTHONPATH": _python_path()})
+        told = {**os.environ, "NBDREAM_NOTEBOOK": str(source)} if replay is None else replay
+        client.execute(env={**told, "PYTHONPATH": _python_path()})
     except CellExecutionError:
         pass  # the cell's line has said it, and its output holds it
     except DeadKernelError:
@@ -118,6 +124,8 @@ def _execute(notebook: Any, source: Path, run: NotebookRun, say: Callable[[str],
         raise
     finally:
         live.clear()
+        if sockets is not None:
+            sockets.cleanup()
 
 
 def _if_code(hook: Callable[[Any, int], None]) -> Callable[..., None]:
@@ -128,7 +136,13 @@ def _if_code(hook: Callable[[Any, int], None]) -> Callable[..., None]:
     return called
 
 
-def _client(notebook: Any, source: Path) -> NotebookClient:
+SHUT = Path(__file__).resolve().parents[1] / "hub" / "shut.py"
+"""Started as a file: before the network is shut, nothing may be imported that starts threads."""
+START = "import sys; del sys.path[0], sys.argv[0]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def _client(notebook: Any, source: Path, sockets: str | None) -> NotebookClient:
+    """The client of a kernel; ``sockets`` is the folder through which it speaks to one whose network is shut."""
     require("nbclient", "lab")
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -138,19 +152,23 @@ def _client(notebook: Any, source: Path) -> NotebookClient:
         """Whatever kernel the notebook names, it runs in the Python that runs this command."""
 
         def get_kernel_spec(self, kernel_name: str) -> Any:
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
+            kernel = ["-m", "ipykernel_launcher"] if sockets is None else ["-c", START, str(SHUT)]
+            argv = [sys.executable, *kernel, "-f", "{connection_file}", "--log-level=40"]
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
     class Manager(AsyncKernelManager):
         def __init__(self, **options: Any) -> None:
             # A kernel that is asked to end waits for what runs in the background; killing it would lose that.
             super().__init__(kernel_spec_manager=ThisPython(), shutdown_wait_time=WEEK, **options)
+            if sockets is not None:
+                self.transport, self.ip = "ipc", os.path.join(sockets, "kernel")
 
     return NotebookClient(
         notebook,
         kernel_manager_class=Manager,
         kernel_name="python3",
         timeout=None,
+        allow_errors=sockets is not None,
         resources={"metadata": {"path": str(source.parent)}},
         store_widget_state=False,
         record_timing=False,

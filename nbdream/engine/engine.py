@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from nbdream import secrets as credentials
 from nbdream.cache import CallCache
+from nbdream.context import replaying
 from nbdream.engine.batch_jobs import GOES_ON, Rhythm
 from nbdream.engine.batch_records import Records
 from nbdream.engine.batches import Batches
@@ -228,7 +229,7 @@ class Engine:
             llm.batch_service()  # an error here, where there is none
         self.start()
         whole = None if total is None else total * draws
-        stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only, by=by)
+        stream = Stream(llm, total=whole, limit=limit, retry_failed=retry_failed, cache_only=cache_only or replaying(), by=by)
         stream.review, stream.budget, stream.batch = review, budget or self.spending(), batch
         numbered = Draws(llm.identity, draws, attempt)
         stream.key_of = numbered.follow_up
@@ -417,7 +418,8 @@ class Engine:
         if self._answered(call, stored):
             return
         if call.owner.cache_only:
-            call.owner.fail(ModelError("a reply is not stored", "run it without cache_only, which asks for it"))
+            hint = "a replay asks no model" if replaying() else "run it without cache_only, which asks for it"
+            call.owner.fail(ModelError("a reply is not stored", hint))
         else:
             self._line_up(call)
 

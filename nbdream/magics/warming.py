@@ -19,8 +19,11 @@ DELAY = 2.0
 
 def expect() -> None:
     """Have this kernel's training runs start warm, soon where its notebook holds one. Returns at once."""
+    from nbdream import context
     from nbdream.workers import warm
 
+    if context.replaying():
+        return
     warm.enable()
     timer = threading.Timer(DELAY, _prepare)
     timer.daemon = True

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from nbdream import context
 from nbdream.datasets import OutputDatasetColumn
 from nbdream.errors import ArgumentError, BrokenFileError, DataError, Stopped, TrainingError
 from nbdream.files import disk_errors, read_object
@@ -103,6 +104,8 @@ class TrainingRun(Step):
         return next(folder for folder in itertools.chain([first], further) if folder.node() is None).path
 
     def _start(self) -> None:
+        if context.replaying():
+            raise TrainingError(f"the run of {self.name} is not in the archive", "a replay trains nothing: its rows or settings are others")
         self._refuse_another_of_this_name()
         columns = {
             part: {name: self._column(f"{part}_{name}") for name in self.columns}
@@ -116,11 +119,13 @@ class TrainingRun(Step):
     def _follow(self) -> None:
         """Follow the run to its end; `Stopped` or `TrainingError` when that is not a model."""
         try:
-            ended = runs.follow(self.paths, self._heard, self.stopping)
+            ended = runs.follow(self.paths, self._heard, self.stopping, lambda: self.left)
         except KeyboardInterrupt:
             runs.ask_to_stop(self.paths)
             raise
         state = ended["state"]
+        if state == "left":
+            raise Stopped(f"{self.name} goes on without this kernel", "run the cell again to see it")
         if state == "stopping":
             raise Stopped(f"{self.name} has been asked to stop, and saves a checkpoint", "run the cell again to resume")
         if state == "stopped":
