@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbdream.context import replaying
 from nbdream.difference import decisions_since
 from nbdream.errors import BrokenFileError
 from nbdream.files import Lock, append_line, disk_errors, read_lines
@@ -88,7 +89,9 @@ class Decisions:
     # --- deciding ---------------------------------------------------------------------------------------------------
 
     def add(self, who: str, row: str, do: str, value: str | int | None, when: str) -> None:
-        """Put a decision on disk."""
+        """Put a decision on disk. A replay has those that were shared, and adds none."""
+        if replaying():
+            return
         with self._writing():
             self._append({"who": who, "when": when, "row": row, "do": do, "value": value})
 

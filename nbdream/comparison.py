@@ -72,7 +72,7 @@ def compare(before: Any, after: Any) -> Comparison:
     """
     old, new = before.output, after.output
     shared = [name for name in new.column_names if name in old.column_names]
-    keys = [name for name in shared if name not in _made(before) and name not in _made(after)]
+    keys = [name for name in shared if name not in made(before) and name not in made(after)]
     pairs = list(_by_content(old, new, keys) if keys else zip(range(old.num_rows), range(new.num_rows), strict=False))
     left, right = (pa.array([pair[side] for pair in pairs], pa.int64()) for side in (0, 1))
     changed, examples = {}, []
@@ -97,7 +97,7 @@ def compare(before: Any, after: Any) -> Comparison:
     )
 
 
-def _made(handle: Any) -> set[str]:
+def made(handle: Any) -> set[str]:
     """The columns that a step made itself, as they are shown."""
     shown: Mapping[str, str] = handle.folder.use(handle.use_id)["outputs"]
     return {shown.get(name, name) for name in handle.node["columns"]}

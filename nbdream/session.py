@@ -147,10 +147,13 @@ class Session:
             if not self._open:
                 raise SessionError("the session is closed", "open it again: session.start()")
             if self._engine is None:
+                from nbdream import replies
                 from nbdream.cache import CallCache
                 from nbdream.engine import Engine
 
-                self._engine = Engine(CallCache(self.folder / "calls.sqlite"), folder=self.folder)
+                cache = CallCache(self.folder / "calls.sqlite")
+                replies.take_over(cache, self.folder)
+                self._engine = Engine(cache, folder=self.folder)
                 self._engine.limit(self.budget)
                 self._engine.start()
             return self._engine
@@ -227,12 +230,17 @@ class Session:
         """The newest attempt at ``step``'s recipe and its node; where it is to run again, the next attempt and None."""
         first = ResultFolder(self.folder / "objects" / step.key)
         folder, node, number = first, first.node(), 1
+        if context.replaying():
+            step.attempt = str(read_object(self.folder / "session.json").get("attempts", {}).get(step.key, ""))
         while node is not None:
             number += 1
             further = ResultFolder(first.path.with_name(f"{step.key}-{number}"))
             found = further.node()
             if found is None:
-                return (further, None) if step.runs_again(node) else (folder, node)
+                if not step.runs_again(node):
+                    return folder, node
+                step.attempt = str(number) if step.force else str(node.get("attempt", ""))
+                return further, None
             folder, node = further, found
         return folder, None
 
@@ -279,6 +287,7 @@ class Session:
             "made": {"started": began, "finished": now(), "seconds": seconds},
             "usage": step.usage if step.usage["calls"] or step.usage["cached_calls"] else {},
             "draws": dict(step.draws),
+            **({"attempt": step.attempt} if step.attempt else {}),
             "models": step.models,
             "source": step.source,
             "cards": step.cards,
@@ -351,10 +360,16 @@ class Session:
 
     def publish(self, thing: Any, repo_id: str, **options: Any) -> str:
         """Publish rows or a trained model to the Hub or a folder; returns the URL or path."""
-        from nbdream import hub
+        from nbdream import hub, pruning
+        from nbdream.hub.target import is_folder
 
+        if context.replaying() and not is_folder(repo_id):
+            raise SessionError("a replay publishes nothing", "run the notebook itself")
         publish: Callable[..., str] = hub.publish
-        return publish(thing, repo_id, **options)
+        where = publish(thing, repo_id, **options)
+        if not options.get("dry_run"):
+            pruning.remember(self.folder, thing, where)
+        return where
 
     # --- splits that follow a name ----------------------------------------------------------------------------------
 

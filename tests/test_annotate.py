@@ -466,6 +466,34 @@ def test_a_page_goes_from_row_to_row(rows: DataSource) -> None:
     assert (state["done"], respond(taste, {"op": "undo"})["undone"]) == (0, False)
 
 
+def test_a_page_goes_back_to_any_row_and_a_decision_there_replaces_the_one_before(rows: DataSource) -> None:
+    taste = Annotation("taste", rows, by="ana")
+
+    def at(row: int) -> dict[str, Any]:
+        return respond(taste, {"op": "annotate_state", "row": row})
+
+    def decide(row: int, do: str, value: Any = None) -> dict[str, Any]:
+        return respond(taste, {"op": "decide", "row": row, "key": at(row)["key"], "do": do, "value": value})
+
+    assert [at(row)["mine"] for row in range(6)] == [None] * 6
+    decide(0, "accept")
+    decide(1, "edit", "so\x1b")
+    assert [at(row)["mine"] for row in (0, 1, 2)] == [{"do": "accept", "value": None}, {"do": "edit", "value": "so\u241b"}, None]
+    state = decide(0, "reject")
+    assert (state["row"], state["done"]) == (2, 2), "on to the next row about which nothing is decided"
+    assert at(0)["mine"] == {"do": "reject", "value": None}
+    assert respond(taste, {"op": "undo"})["mine"] == {"do": "accept", "value": None}, "taken back, the one before stands"
+    assert (at(10**6)["row"], at(5)["row"]) == (5, 5)
+    assert Annotation("taste", rows, by="ben").mine() == {}
+
+    pair = Annotation("pair", rows, prefer=("first", "second"), by="ana")
+    for row in range(6):
+        state = respond(pair, {"op": "annotate_state", "row": row})
+        respond(pair, {"op": "decide", "row": row, "key": state["key"], "do": "choose", "value": "left" if row % 2 else "right"})
+    said = [respond(pair, {"op": "annotate_state", "row": row})["mine"]["value"] for row in range(6)]
+    assert said == ["right", "left"] * 3, "as it was chosen, whichever column stood there"
+
+
 def test_the_live_view_answers_and_does_nothing_else(rows: DataSource) -> None:
     pytest.importorskip("anywidget")
     taste = Annotation("taste", rows, by="ana")

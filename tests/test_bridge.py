@@ -175,6 +175,78 @@ def test_an_edited_cell_is_stale_and_what_it_feeds_is_told(page: Page) -> None:
     page.until(lambda data: data["cells"]["cell-more"]["state"] == "fresh")
 
 
+BASE, FRAME = "%%map base --from [{'x':1},{'x':2},{'x':3}]\n{'y': row.x + 1}", "frame = base.to_pandas()"
+THROUGH = {
+    "base": BASE,
+    "frame": FRAME,
+    "half": "half = frame[frame.y > 2]",
+    "aside": "frame.mean()",
+    "tops": "%%map tops --from half\n{'z': row.y * 2}",
+    "last": "%%map last --from tops\n{'w': row.z}",
+    "apart": "%%map apart --from base\n{'v': 1}",
+}
+
+
+@pytest.fixture
+def between(page: Page) -> Page:
+    """Cells of which two are plain Python between results, and have run."""
+    for cell, source in THROUGH.items():
+        page.kernel.run(source, cell)
+    page.ask("sources", cells=[{"id": cell, "hash": source_digest(source)} for cell, source in THROUGH.items()])
+    page.until(lambda data: all(data["cells"][cell]["state"] == "fresh" for cell in ("base", "tops", "last", "apart")))
+    assert page.ask("stale")["result"] == []
+    return page
+
+
+def edit(page: Page, cell: str, source: str) -> None:
+    page.ask("sources", cells=[{"id": cell, "hash": source_digest(source)}])
+
+
+def test_an_edit_above_a_frame_takes_the_python_with_it(between: Page) -> None:
+    told = between.ask("snapshot")["result"]
+    assert next(node for node in told["nodes"] if node["name"] == "tops")["above"] == ["base"]
+    assert set(told["between"]) == {"frame", "half"}
+    edit(between, "base", BASE.replace("+ 1", "+ 5"))
+    told = between.until(lambda data: data["cells"]["tops"]["state"] == "stale")
+    assert told["cells"]["last"]["reason"] == "base was edited, not run"
+    assert set(between.ask("stale")["result"]) == {"base", "frame", "half", "tops", "last", "apart"}
+
+    between.kernel.run(BASE.replace("+ 1", "+ 5"), "base")  # by hand: what it feeds is stale still, for what the session knows
+    told = between.until(lambda data: data["cells"]["tops"]["state"] == "stale" and data["cells"]["base"]["state"] == "fresh")
+    assert "base" in told["cells"]["tops"]["reason"]
+    assert set(between.ask("stale")["result"]) == {"frame", "half", "tops", "last", "apart"}
+    for cell in ("frame", "half"):
+        between.kernel.run(THROUGH[cell], cell)
+    assert set(between.ask("stale")["result"]) == {"tops", "last", "apart"}, "the frame is the new one by now"
+    for cell in ("tops", "last", "apart"):
+        between.kernel.run(THROUGH[cell], cell)
+    assert between.ask("stale")["result"] == []
+    assert between.kernel.run("[row['w'] for row in last.output]").text == "[12, 14, 16]"
+
+
+def test_python_that_was_edited_is_told(between: Page) -> None:
+    edit(between, "half", "half = frame[frame.y > 3]")
+    told = between.until(lambda data: data["cells"]["tops"]["state"] == "stale")
+    assert told["cells"]["tops"]["reason"] == told["cells"]["last"]["reason"] == "the Python before tops was edited, not run"
+    assert set(between.ask("stale")["result"]) == {"frame", "half", "tops", "last"}
+    between.kernel.run("half = frame[frame.y > 3]", "half")
+    told = between.until(lambda data: data["cells"]["tops"]["reason"] == "the Python before tops has changed")
+    assert set(between.ask("stale")["result"]) == {"tops", "last"}
+    edit(between, "half", THROUGH["half"])
+    edit(between, "last", THROUGH["last"] + "\n")
+    between.kernel.run(THROUGH["half"], "half")
+    assert between.until(lambda data: data["cells"]["tops"]["state"] == "fresh")
+    assert between.ask("stale")["result"] == ["last"], "of an edit below it, the frame knows nothing"
+
+
+def test_a_seed_is_new(page: Page) -> None:
+    assert page.ask("seed", name="few")["result"] == 1
+    page.kernel.run("%%generate few -m slow -n 3 --seed 4\nHi", "cell-few")
+    assert page.ask("seed", name="few")["result"] == 5
+    assert page.ask("seed", name="nothing")["result"] == 1
+    page.kernel.run("%%generate few -m slow -n 3\nHi", "cell-few")
+
+
 def test_a_cell_runs_again_when_it_is_asked_to(page: Page, folder: Path) -> None:
     before = len(list((folder / "output" / "objects").iterdir()))
     assert page.ask("once", cell="cell-few", how="recompute")["result"] == "recompute"
@@ -248,5 +320,5 @@ def test_a_snapshot_has_a_size() -> None:
 
 def test_without_a_session_there_is_little_to_tell() -> None:
     assert Watch().snapshot(None) == {
-        "session": None, "works": [], "cells": {}, "nodes": [], "spend": None, "budget": None, "left_out": 0,
+        "session": None, "works": [], "cells": {}, "nodes": [], "between": [], "spend": None, "budget": None, "left_out": 0,
     }  # fmt: skip

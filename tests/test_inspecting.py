@@ -12,7 +12,8 @@ from nbdream import Session
 from nbdream.errors import ArgumentError, DataError
 from nbdream.steps import DataSource
 from nbdream.trainers import TrainHFFineTune
-from nbdream.widgets.plot import measured, training_figure
+from nbdream.widgets.measures import measured
+from nbdream.widgets.plot import training_figure
 from nbdream.widgets.tokens import tokens_bundle
 from tests import hostile, tiny
 from tests.notebook import kernel_in

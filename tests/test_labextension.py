@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nbdream
 from nbdream.magics.bridge import OPS
+from nbdream.magics.extension import CELL_MAGICS, definition
+from nbdream.magics.grammar import parse
 from nbdream.magics.snapshot import source_digest
 from tests.conftest import ROOT
 from tests.hostile import HTML, TEMPLATES, UNICODE, YAML
@@ -94,15 +96,15 @@ def test_the_page_asks_only_what_the_kernel_knows() -> None:
     assert asked <= set(OPS)
 
 
-def in_node(module: str, script: str, *values: Any) -> Any:
-    """What a script makes of values, with a compiled module of the extension at hand as ``m``."""
-    if not (LIB / f"{module}.js").exists():
+def in_node(module: str, script: str, *values: Any, folder: Path = LIB) -> Any:
+    """What a script makes of values, with a compiled module of the extension, or a component, at hand as ``m``."""
+    if not (folder / f"{module}.js").exists():
         pytest.skip("the extension is not built here")
     code = (
         "import { readFileSync } from 'node:fs'; const m = await import(process.argv[1]);"
         f" const values = JSON.parse(readFileSync(0)); console.log(JSON.stringify({script}))"
     )
-    command = ["node", "--input-type=module", "-e", code, str(LIB / f"{module}.js")]
+    command = ["node", "--input-type=module", "-e", code, str(folder / f"{module}.js")]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -137,6 +139,60 @@ def test_what_is_what_in_our_cells() -> None:
 
 
 @needs_node
+def test_what_a_curve_computes() -> None:
+    def run(script: str, *values: Any) -> Any:
+        return in_node("curve", script, *values, folder=STATIC)
+
+    points = [[step, float(step % 3)] for step in range(0, 50, 5)]
+    found = run("[-9, 0, 2, 3, 7.5, 44, 99].map(x => m.nearest(values, x)[0])", *points)
+    assert found == [0, 0, 0, 5, 5, 45, 45]
+    assert run("m.nearest([], 3)") is None
+    inside = run("[[10, 20], [11, 12], [-5, 3], [46, 50], [0, 45]].map(part => m.within(values, part).map(([x]) => x))", *points)
+    assert inside == [[5, 10, 15, 20, 25], [10, 15], [0, 5], [], list(range(0, 50, 5))]
+    flat = run("m.smoothed(values, 0.9)", *[[step, 4.0] for step in range(30)])
+    assert all(abs(value - 4) < 1e-9 for _, value in flat), "no pull towards zero"
+    noisy = run("m.smoothed(values, 0.9)", *[[step, float(step % 2)] for step in range(400)])
+    assert all(abs(value - 0.5) < 0.06 for _, value in noisy[100:])
+    assert run("m.smoothed(values, 0)", *points) == points
+    assert run("m.parsed([{title: 't', curves: [{label: 'l', points: '1,0.5 20,1e-7'}, {label: 'k', points: [[1, 2]]}]}])") == [
+        {"title": "t", "curves": [{"label": "l", "points": [[1, 0.5], [20, 1e-7]]}, {"label": "k", "points": [[1, 2]]}]}
+    ]
+    assert run("m.ticks(0, 10, 5)") == [0, 5, 10]
+
+
+SEEDS = {
+    "%%generate a -m gpt\nHi --seed 3": "%%generate a -m gpt --seed 7\nHi --seed 3",
+    "%%generate a --seed 3 -m gpt\nHi": "%%generate a --seed 7 -m gpt\nHi",
+    "%%generate a --seed=3\nHi": "%%generate a --seed 7\nHi",
+    '%%generate a --system "use --seed 3" -n 2\nHi': '%%generate a --system "use --seed 3" -n 2 --seed 7\nHi',
+    "%%generate a -n 2 # --seed 3\nHi": "%%generate a -n 2 --seed 7 # --seed 3\nHi",
+    "\n%%filter a --from b  \nGood?": "\n%%filter a --from b --seed 7\nGood?",
+    "%%generate a\n---\ntop_p: 1\nseed: 3  # why\n---\nseed: 4": "%%generate a\n---\ntop_p: 1\nseed: 7  # why\n---\nseed: 4",
+    "%%generate a\n---\ntop_p: 1\n---\nseed: 4": "%%generate a --seed 7\n---\ntop_p: 1\n---\nseed: 4",
+    "%%train a --on b --base demo\ninput: q\noutput: t\n": "%%train a --on b --base demo\ninput: q\noutput: t\nseed: 7\n",
+    "%%train a --on b --base demo\nseed:\ninput: q": "%%train a --on b --base demo\nseed: 7\ninput: q",
+    "%%evaluate a --on b\nmetrics: [rouge]\nseed: 1": "%%evaluate a --on b\nmetrics: [rouge]\nseed: 7",
+    "%%evaluate a --on b\nmetrics: [rouge]": "%%evaluate a --on b --seed 7\nmetrics: [rouge]",
+}
+
+
+@needs_node
+def test_a_seed_stands_where_its_author_would_write_it() -> None:
+    assert in_node("seed", "values.map(text => m.withSeed(text, 7))", *SEEDS) == list(SEEDS.values())
+    assert in_node("seed", "values.map(text => m.withSeed(text, 7))", *SEEDS.values()) == list(SEEDS.values())
+    for text in SEEDS.values():
+        head, _, body = text.strip().partition("\n")
+        name, _, line = head.removeprefix("%%").partition(" ")
+        call = parse(definition(name)[0], line, body)
+        assert (call.options.get("seed") or call.settings["seed"]) == 7
+    assert set(in_node("seed", "values.map(m.resultOf)", *SEEDS)) == {"a"}
+    seeded = {name for name in CELL_MAGICS if name == "train" or any(option.name == "seed" for option in definition(name)[0].options)}
+    assert dict(zip(CELL_MAGICS, in_node("seed", "values.map(name => m.takesSeed(`%%${name} a`))", *CELL_MAGICS), strict=True)) == {
+        name: name in seeded for name in CELL_MAGICS
+    }
+
+
+@needs_node
 def test_highlighting_ends_on_whatever_is_typed() -> None:
     """Every token lies within its text, and nothing takes long: a pattern that backtracks would freeze the page."""
     texts = [*HTML, *YAML, *TEMPLATES, "{{" * 5_000, "{%" * 5_000, "'" * 20_000, "- " * 20_000, "a: {" * 5_000, ": " * 20_000, '"' * 20_001]
@@ -148,26 +204,3 @@ def test_highlighting_ends_on_whatever_is_typed() -> None:
     for text, (milliseconds, inside) in zip(texts, in_node("tokens", script, *texts), strict=True):
         assert inside, text[:40]
         assert milliseconds < 500, (text[:40], milliseconds)
-
-
-@needs_node
-def test_the_graph_beside_the_results() -> None:
-    """Lines go down in the column of what they come from: no result lies on the line of others."""
-    draw = random.Random(1)
-    graphs = [
-        [
-            {"name": str(row), "above": [str(draw.randrange(row)) for _ in range(draw.choice((0, 1, 1, 1, 2)))] if row else []}
-            for row in range(8)
-        ]
-        for _ in range(200)
-    ]
-    for graph, found in zip(graphs, in_node("rails", "values.map(m.rails)", *graphs), strict=True):
-        columns = [rail["column"] for rail in found]
-        for row, rail in enumerate(found):
-            assert [str(line["row"]) for line in rail["from"]] == graph[row]["above"]
-            for line in rail["from"]:
-                assert line["column"] == columns[line["row"]]
-                if max(columns) < 5:  # the last column is shared
-                    assert line["column"] not in columns[line["row"] + 1 : row], (graph, columns)
-    straight = [{"name": str(row), "above": [str(row - 1)] if row else []} for row in range(5)]
-    assert {rail["column"] for rail in in_node("rails", "m.rails(values)", *straight)} == {0}

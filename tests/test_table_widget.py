@@ -191,6 +191,42 @@ def test_what_cannot_stand_side_by_side_is_refused_at_once(made: Step, arguments
         made.browse(other)
 
 
+def test_what_jupyterlab_saves_of_a_live_table_is_still(made: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page without a kernel says "model not found" for a view of a widget: there is none in it, but a place that a widget finds."""
+    pytest.importorskip("anywidget")
+    from nbdream.widgets import live
+
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    bundle = browse_bundle(made.browse())
+    assert set(bundle) == {"text/plain", "text/html", TABLE}
+    (mark,) = re.findall(r'<div data-nbdream="([0-9a-f]{32})">', bundle["text/html"])
+    assert "say 1" in bundle["text/html"]
+    first = live._alive[mark]
+    assert (first.mark, first.first["total"]) == (mark, 15)
+    again = browse_bundle(made.browse())
+    assert again == bundle, "the same is saved every time"
+    assert first.comm is None, "and one of the two is alive"
+    assert live._alive[mark].comm is not None
+    other = browse_bundle(made.failures.browse())
+    assert mark not in other["text/html"]
+    assert TABLE not in other
+    monkeypatch.setattr(live, "MOST", 1)
+    browse_bundle(made.browse())
+    assert list(live._alive) == [mark]
+    monkeypatch.setenv("NBDREAM_NOTEBOOK", "notebook.ipynb")
+    assert browse_bundle(made.browse())["text/html"] == step_bundle(made)["text/html"], "nobody looks on"
+
+
+def test_a_module_of_a_widget_is_one_text() -> None:
+    from nbdream.widgets.live import module
+
+    for name in ("table.js", "annotate.js"):
+        text = module(name)
+        assert "import " not in text.replace("import os", "")
+        assert text.count("export default") == 1
+        assert text.count("function host(") == 1
+
+
 def test_without_widgets_the_first_page_is_there(made: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     from nbdream.widgets import browse
 

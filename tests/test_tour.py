@@ -87,13 +87,15 @@ def test_the_papers_first_example(session: str, openai_server: Any, hub: Any, tm
         "data/train-00000-of-00001.parquet",
         "data/validation-00000-of-00001.parquet",
     }
-    assert {"README.md", "nbdream.json", "adapter_model.safetensors"} <= set(hub.files("model", "datadreamer-dev/abstracts_to_tweet_model"))
+    model = "datadreamer-dev/abstracts_to_tweet_model"
+    assert {"README.md", "nbdream.json", "model.safetensors"} <= set(hub.files("model", model))  # merged into its base
     if session == ":memory:":
         assert not (tmp_path / "output").exists()
         return
     again = run(tmp_path, session=session, base=base, n=n, epochs=1)
     assert again == answer
     assert openai_server.calls == 2 * n, "the same program again costs nothing"
+    assert len(hub.commits("model", model)) == 2, "the same model merged again is the same bytes"
 
 
 def test_the_key_is_nowhere_on_disk(openai_server: Any, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

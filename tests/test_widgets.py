@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import math
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -243,6 +245,72 @@ def test_a_long_caption_is_folded() -> None:
     assert len(lines) > 1
     assert max(map(len, lines)) <= 92
     assert folded("") == []
+
+
+def long_run(steps: int, name: str = "") -> list[dict[str, Any]]:
+    """What a run says that tells of every step."""
+    told: list[dict[str, Any]] = [{"type": "begin", "step": 0, "max_steps": steps}]
+    for step in range(1, steps + 1):
+        draw = math.sin(step * 12.9898) * 43758.5453 % 1
+        values = {"loss": 3 / step + draw, "learning_rate": 2e-4 * draw, "grad_norm": draw * 7, "tokens_per_second": 1e4 * draw}
+        told.append({"type": "log", "step": step, "time": float(step), **values, "memory_mb": 4000 + draw, "rank": 0})
+        if step % 10 == 0:
+            told.append({"type": "eval", "step": step, "time": float(step), "eval_loss": 3 / step + draw})
+    return told
+
+
+def saved_size(bundle: dict[str, Any]) -> int:
+    """The bytes that an output takes in a notebook's file."""
+    return len(json.dumps(bundle, indent=1, ensure_ascii=False).encode())
+
+
+def test_a_thousand_steps_add_less_than_100_kb() -> None:
+    from nbdream.widgets.measures import CURVE, MOST_BYTES
+    from nbdream.widgets.show import training_bundle
+
+    for steps in (1_000, 50_000):
+        bundle = training_bundle("tweeter", "demo", long_run(steps), NODE)
+        assert set(bundle) == {"text/plain", "image/svg+xml", CURVE}
+        assert len(json.dumps(bundle[CURVE]).encode()) <= MOST_BYTES
+        assert saved_size(bundle) < 100_000, saved_size(bundle)
+    panels = {panel["title"]: panel["curves"] for panel in bundle[CURVE]["panels"]}
+    assert list(panels) == ["loss", "learning rate", "gradient norm", "tokens per second", "memory (MB)"]
+    assert [(found["label"], found["dashed"]) for found in panels["loss"]] == [("training loss", False), ("validation loss", False)]
+    for found in panels["loss"]:
+        assert len(found["points"].split()) > 200
+        assert found["points"].rpartition(" ")[2].startswith("50000,")
+
+
+def test_several_runs_displayed_add_less_than_100_kb() -> None:
+    pytest.importorskip("plotly")
+    from nbdream.widgets.measures import CURVE
+    from nbdream.widgets.plot import training_figure
+
+    figure = training_figure({"one": long_run(1_000), "two <b>": long_run(700)})
+    assert max(len(trace.x) for trace in figure.data) == 1_000, "the figure has all"
+    shown: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
+        patch.setattr("plotly.io.renderers.default", "plotly_mimetype")
+        figure.update_layout(title="mine")._ipython_display_()
+    (bundle,) = shown
+    assert saved_size(bundle) < 100_000, {name: saved_size(part) for name, part in bundle.items()}
+    assert "mine" in json.dumps(bundle["application/vnd.plotly.v1+json"])
+    loss = bundle[CURVE]["panels"][0]["curves"]
+    assert [(found["label"], found["dashed"]) for found in loss] == [("one", False), ("", True), ("two <b>", False), ("", True)]
+    assert loss[0]["colour"] == loss[1]["colour"] != loss[2]["colour"]
+
+
+def test_curves_are_saved_the_same_every_time_and_hold_numbers_only() -> None:
+    from nbdream.widgets.measures import curve_json, measured
+
+    odd = [{"type": "log", "step": step, "loss": value} for step, value in enumerate((float("nan"), float("inf"), -1.0, 1e-300, True, "x"))]
+    found = curve_json({"\x1b[2J": measured(odd)}, "n")
+    assert found == curve_json({"\x1b[2J": measured(odd)}, "n")
+    assert found["panels"][0]["curves"][0]["points"] == "2,-1 3,1e-300 4,1"
+    assert "\x1b" not in json.dumps(found, ensure_ascii=False)
+    json.dumps(found, allow_nan=False)
+    assert curve_json({"a": {}})["panels"] == []
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
+import { JupyterFrontEnd } from '@jupyterlab/application';
 import { Cell, CodeCell } from '@jupyterlab/cells';
-import { PanelLayout, Widget } from '@lumino/widgets';
+import { Menu, PanelLayout, Widget } from '@lumino/widgets';
+import { OF_CELL } from './commands';
 import { Link } from './link';
 import { ICell, isOurs, IWork } from './protocol';
 import { cellDetails, count, percent, stateWord } from './words';
 
 /** The line below a cell that says how it stands. */
 class Badge extends Widget {
-  constructor(private _stop: (work: string) => void) {
+  constructor(private _stop: (work: string) => void, menu: (at: DOMRect) => void) {
     super();
     this.addClass('nbd-Badge');
     this._dot.className = 'nbd-Dot';
@@ -26,7 +28,12 @@ class Badge extends Widget {
       this._button.textContent = 'Stopping…';
       this._stop(this._work);
     });
-    this.node.append(this._dot, this._word, this._failed, this._bar, this._details, this._button);
+    this._more.className = 'nbd-Badge-more';
+    this._more.type = 'button';
+    this._more.title = 'Recompute …';
+    this._more.setAttribute('aria-haspopup', 'menu');
+    this._more.addEventListener('click', () => menu(this._more.getBoundingClientRect()));
+    this.node.append(this._dot, this._word, this._failed, this._bar, this._details, this._button, this._more);
   }
 
   /** Show how the cell stands. */
@@ -54,6 +61,8 @@ class Badge extends Widget {
     this._fill.style.width = `${done ?? 0}%`;
     this._details.textContent = brief ? '' : cellDetails(cell, work);
     this._details.title = this._details.textContent;
+    this._more.hidden = running;
+    this._more.setAttribute('aria-label', `What can be done about ${cell.name}`);
     this._button.hidden = !running || !work || brief;
     if (work) {
       this._work = work.id;
@@ -72,11 +81,12 @@ class Badge extends Widget {
   private _fill = document.createElement('span');
   private _details = document.createElement('span');
   private _button = document.createElement('button');
+  private _more = document.createElement('button');
 }
 
 /** The badges of one notebook. They are widgets of the page: nothing of them is in the document. */
 export class Badges {
-  constructor(private _link: Link) {
+  constructor(private _link: Link, private _commands: JupyterFrontEnd['commands']) {
     _link.changed.connect(this.refresh, this);
     _link.panel.content.modelContentChanged.connect(this._later, this);
   }
@@ -114,9 +124,12 @@ export class Badges {
         }
         return;
       }
-      badge = new Badge(id => {
-        this._link.stop(id).catch(error => console.debug('nbdream: not stopped', error));
-      });
+      badge = new Badge(
+        id => {
+          this._link.stop(id).catch(error => console.debug('nbdream: not stopped', error));
+        },
+        at => this._open(cell, at)
+      );
       this._badges.set(cell, badge);
       this._any = true;
       const layout = cell.layout as PanelLayout;
@@ -125,6 +138,17 @@ export class Badges {
     // While the output itself shows how far it is, with a button to stop, the badge does not say it again.
     const brief = told.state === 'running' && (cell as CodeCell).outputArea.node.querySelector('.jp-OutputArea-output button') !== null;
     badge.show_(told, work, this._link.silence, brief);
+  }
+
+  /** The menu of a cell, below its button. */
+  private _open(cell: Cell, at: DOMRect): void {
+    const notebook = this._link.panel.content;
+    notebook.deselectAll();
+    notebook.activeCellIndex = notebook.widgets.indexOf(cell);
+    const menu = new Menu({ commands: this._commands });
+    OF_CELL.forEach(command => menu.addItem({ command }));
+    menu.aboutToClose.connect(() => window.setTimeout(() => menu.dispose()));
+    menu.open(at.left, at.bottom);
   }
 
   private _later(): void {

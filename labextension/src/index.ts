@@ -6,7 +6,7 @@ import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { Badges } from './badges';
 import { CatchUp } from './catchup';
-import { addCommands, ESTIMATE, OPEN, RECOMPUTE, report, RUN_STALE, runStale, STOP } from './commands';
+import { addCommands, ALL, report, runStale } from './commands';
 import { editorExtension } from './highlight';
 import { Link } from './link';
 import { liveFactory } from './live';
@@ -59,7 +59,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     restorer?.add(panel, panel.id);
 
     const update = (): void => {
-      for (const command of [OPEN, RECOMPUTE, RUN_STALE, ESTIMATE, STOP]) {
+      for (const command of ALL) {
         app.commands.notifyCommandChanged(command);
       }
     };
@@ -68,7 +68,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const follow = (notebook: NotebookPanel): void => {
       saveInTurn(notebook.context);
       const made = new Link(notebook);
-      const badges = new Badges(made);
+      const badges = new Badges(made, app.commands);
       badges.enabled = settings.badges;
       new CatchUp(made);
       opened.set(notebook.id, { link: made, badges });
@@ -76,7 +76,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       made.changed.connect(() => {
         // The commands are looked at anew when something has begun, ended or turned stale, not every second.
         const { works, cells } = made.snapshot ?? { works: [], cells: {} };
-        const state = JSON.stringify([made.alive, works.map(work => work.id), Object.values(cells).map(cell => cell.state)]);
+        const state = JSON.stringify([made.alive, works.map(work => work.id), Object.values(cells).map(cell => [cell.state, cell.failed])]);
         if (state !== seen) {
           seen = state;
           update();
@@ -94,21 +94,25 @@ const plugin: JupyterFrontEndPlugin<void> = {
     tracker.currentChanged.connect(update);
     tracker.activeCellChanged.connect(update);
 
-    for (const factory of [...factories(tracker, id => opened.get(id)?.link ?? null), liveFactory(tracker)]) {
+    const save = async ({ context }: NotebookPanel): Promise<void> => {
+      const { isDisposed, model } = context;
+      if (settings.saveWhenCellsRun && !isDisposed && model.dirty && !model.readOnly && !model.collaborative) {
+        await context.save().catch(() => undefined);
+      }
+    };
+    // What is live and not in the file is not there when the page is reloaded, though it goes on.
+    const live = liveFactory(tracker, notebook => void save(notebook));
+    for (const factory of [...factories(tracker, id => opened.get(id)?.link ?? null), live]) {
       rendermime.addFactory(factory, -20); // before the widget that may lie beside it, which a saved notebook has no model of
     }
 
     // A cell that is not in the file when the page is reloaded is gone, and what it does has no place to be shown.
     const saving = new Set<string>();
     NotebookActions.executionScheduled.connect((_, { notebook, cell }) => {
-      const context = tracker.find(found => found.content === notebook)?.context;
-      if (settings.saveWhenCellsRun && context && !saving.has(context.path) && isOurs(cell.model.sharedModel.getSource())) {
-        const path = context.path;
-        saving.add(path);
-        window.setTimeout(() => {
-          const due = !context.isDisposed && context.model.dirty && !context.model.readOnly && !context.model.collaborative;
-          void (due ? context.save() : Promise.resolve()).catch(() => undefined).then(() => saving.delete(path));
-        }, SAVED);
+      const panel = tracker.find(found => found.content === notebook);
+      if (panel && !saving.has(panel.id) && isOurs(cell.model.sharedModel.getSource())) {
+        saving.add(panel.id);
+        window.setTimeout(() => void save(panel).then(() => saving.delete(panel.id)), SAVED);
       }
     });
 

@@ -194,7 +194,7 @@ export class Link implements IDisposable {
       comm.open({});
       this._comm = comm;
       this._sent.clear();
-      this._tellSources();
+      void this._tellSources();
       this._changed.emit();
     } catch (error) {
       console.debug('nbdream: the kernel cannot be asked', error);
@@ -207,8 +207,12 @@ export class Link implements IDisposable {
 
   private _take(data: ISnapshot & { op?: string }): void {
     if (data.op === 'snapshot') {
+      const known = this.snapshot?.between ?? [];
       this.snapshot = data;
       this.silence = '';
+      if (data.between.some(cell => !known.includes(cell))) {
+        this._onEdit(); // cells of plain Python whose text counts from now on
+      }
       this._changed.emit();
     }
   }
@@ -259,26 +263,33 @@ export class Link implements IDisposable {
     return cells ? Array.from(cells).filter(isCodeCellModel) : [];
   }
 
-  private _onEdit(): void {
+  /** Tell of edits now, for what is asked next. */
+  async tellSources(): Promise<void> {
     window.clearTimeout(this._editing);
-    this._editing = window.setTimeout(() => this._tellSources(), EDITED);
+    await this._tellSources();
   }
 
-  private _tellSources(): void {
+  private _onEdit(): void {
+    window.clearTimeout(this._editing);
+    this._editing = window.setTimeout(() => void this._tellSources(), EDITED);
+  }
+
+  private async _tellSources(): Promise<void> {
     if (!this._comm || this._isDisposed) {
       return;
     }
+    const between = new Set(this.snapshot?.between);
     const cells: { id: string; hash: string }[] = [];
     for (const cell of this._cells()) {
       const source = cell.sharedModel.getSource();
-      const hash = isOurs(source) ? sourceDigest(source) : '';
+      const hash = isOurs(source) || between.has(cell.id) ? sourceDigest(source) : '';
       if (hash && this._sent.get(cell.id) !== hash) {
         this._sent.set(cell.id, hash);
         cells.push({ id: cell.id, hash });
       }
     }
     if (cells.length) {
-      this.request('sources', { cells: cells.slice(-2000) }).catch(() => undefined);
+      await this.request('sources', { cells: cells.slice(-2000) }).catch(() => undefined);
     }
   }
 

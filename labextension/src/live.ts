@@ -11,7 +11,7 @@ const LOOK = 500;
 
 /** A widget while it lives in the kernel; else the picture of it that lies beside it, and never "model not found". */
 class LiveRenderer extends Panel implements IRenderMime.IRenderer {
-  constructor(private _tracker: INotebookTracker) {
+  constructor(private _tracker: INotebookTracker, private _came: (notebook: NotebookPanel) => void) {
     super();
     this.addClass('nbd-Live');
   }
@@ -59,6 +59,9 @@ class LiveRenderer extends Panel implements IRenderMime.IRenderer {
       old.dispose();
     }
     this.addWidget(renderer);
+    if (there) {
+      this._came(this._panel!);
+    }
     const note = (own as { note?: string } | undefined)?.note;
     if (note && !there) {
       const line = new Widget();
@@ -74,7 +77,7 @@ class LiveRenderer extends Panel implements IRenderMime.IRenderer {
   private _timer = 0;
 }
 
-/** The renderer of outputs that hold a widget of ours. */
-export function liveFactory(tracker: INotebookTracker): IRenderMime.IRendererFactory {
-  return { safe: true, mimeTypes: [LIVE], createRenderer: () => new LiveRenderer(tracker) };
+/** The renderer of outputs that hold a widget of ours; ``came`` hears of each that comes alive in a notebook. */
+export function liveFactory(tracker: INotebookTracker, came: (notebook: NotebookPanel) => void): IRenderMime.IRendererFactory {
+  return { safe: true, mimeTypes: [LIVE], createRenderer: () => new LiveRenderer(tracker, came) };
 }

@@ -3,11 +3,16 @@ import { IRenderMime } from '@jupyterlab/rendermime';
 import { Widget } from '@lumino/widgets';
 import { Message } from '@lumino/messaging';
 import { annotate } from '../../nbdream/widgets/static/annotate.js';
+import { curve } from '../../nbdream/widgets/static/curve.js';
+import { lineage } from '../../nbdream/widgets/static/lineage.js';
 import { table } from '../../nbdream/widgets/static/table.js';
 import { Link } from './link';
+import { jump } from './panel';
 
 export const TABLE = 'application/vnd.nbdream.table+json';
 export const ANNOTATE = 'application/vnd.nbdream.annotate+json';
+export const LINEAGE = 'application/vnd.nbdream.lineage+json';
+export const CURVE = 'application/vnd.nbdream.curve+json';
 /** The version of what lies in a notebook that is read here. */
 const VERSION = 1;
 
@@ -26,8 +31,15 @@ interface IComponent {
   shown: string;
   /** Whether a kernel can be asked about it. */
   asks(data: ISaved): boolean;
-  /** Build it, with or without a kernel; the function that takes it down. */
-  build(node: HTMLElement, data: ISaved, ask: Ask | null): () => void;
+  /** Build it, with or without a kernel that can be asked; `link` is there also where the kernel is gone. */
+  build(node: HTMLElement, data: ISaved, ask: Ask | null, link: Link | null): IBuilt;
+}
+
+interface IBuilt {
+  /** Take it down. */
+  down(): void;
+  /** What the kernel tells, or the notebook's cells, may have changed. */
+  changed?(): void;
 }
 
 const COMPONENTS: IComponent[] = [
@@ -38,7 +50,31 @@ const COMPONENTS: IComponent[] = [
     build: (node, data, ask) => {
       const of = { use: data.use, split: data.split ?? null, beside: data.beside ?? null };
       const way = (op: string) => (request: object) => ask!(op, { ...of, ...request });
-      return table(node, { first: data, note: data.note, ...(ask ? { page: way('page'), value: way('value') } : {}) });
+      return { down: table(node, { first: data, note: data.note, changed: data.changed, ...(ask ? { page: way('page'), value: way('value') } : {}) }) };
+    }
+  },
+  {
+    mime: CURVE,
+    shown: 'nbd-Curve',
+    asks: () => false,
+    build: (node, data) => curve(node, data)
+  },
+  {
+    mime: LINEAGE,
+    shown: 'nbd-Lineage',
+    asks: () => false,
+    build: (node, data, _, link) => {
+      const source = (): object => ({
+        left_out: data.left_out,
+        nodes: data.nodes.map((drawn: { name: string; cell: string | null }) => {
+          const told = link?.snapshot?.nodes.find(found => found.name === drawn.name && found.cell === drawn.cell);
+          return { ...drawn, state: told?.state, reason: told?.reason };
+        }),
+        has: (cell: string) => (link?.indexOf(cell) ?? -1) >= 0,
+        go: (cell: string) => jump(link!, cell)
+      });
+      const built = lineage(node, source());
+      return { down: built.down, changed: () => built.update(source()) };
     }
   },
   {
@@ -47,7 +83,7 @@ const COMPONENTS: IComponent[] = [
     asks: () => true,
     build: (node, data, ask) => {
       const of = { annotations: data.annotations };
-      return annotate(node, { data, ...(ask ? { ask: (op: string, values: object) => ask(op, { ...of, ...values }) } : {}) });
+      return { down: annotate(node, { data, ...(ask ? { ask: (op: string, values: object) => ask(op, { ...of, ...values }) } : {}) }) };
     }
   }
 ];
@@ -78,14 +114,16 @@ class Renderer extends Widget implements IRenderMime.IRenderer {
   }
 
   override dispose(): void {
-    this._take?.();
-    this._take = null;
+    this._built?.down();
+    this._built = null;
     super.dispose();
   }
 
   private _onLink(): void {
-    if (this._data && this._canAsk(this._data) !== this._asks) {
+    if (this._data && (this._canAsk(this._data) !== this._asks || this._link !== this._drawn)) {
       this._draw();
+    } else {
+      this._built?.changed?.();
     }
   }
 
@@ -98,7 +136,8 @@ class Renderer extends Widget implements IRenderMime.IRenderer {
     if (!data) {
       return;
     }
-    this._take?.();
+    this._built?.down();
+    this._built = null;
     this.node.replaceChildren();
     if (data.version !== VERSION) {
       this.node.textContent = `${data.name}: made by another version of nbdream; run the cell again to see it here`;
@@ -107,13 +146,15 @@ class Renderer extends Widget implements IRenderMime.IRenderer {
     const link = this._link;
     const ask: Ask = (op, values) => link!.request(op, values).catch((error: Error) => ({ error: error.message }));
     this._asks = this._canAsk(data);
-    this._take = this._component.build(this.node, data, this._asks ? ask : null);
+    this._drawn = link;
+    this._built = this._component.build(this.node, data, this._asks ? ask : null, link);
   }
 
   private _data: ISaved | null = null;
   private _link: Link | null = null;
   private _asks = false;
-  private _take: (() => void) | null = null;
+  private _drawn: Link | null = null;
+  private _built: IBuilt | null = null;
 }
 
 /** Renderers of what nbdream puts into notebooks. */

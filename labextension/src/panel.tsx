@@ -2,15 +2,11 @@ import { INotebookTracker, NotebookActions, NotebookPanel } from '@jupyterlab/no
 import { ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 import { ISignal, Signal } from '@lumino/signaling';
 import * as React from 'react';
+import { lineage } from '../../nbdream/widgets/static/lineage.js';
 import { dreamIcon } from './icons';
 import { Link } from './link';
 import { ICell, INode, ISnapshot, IWork } from './protocol';
-import { IRail, rails } from './rails';
 import { count, details, percent, rows } from './words';
-
-/** Pixels of a row of the list of results, and of a column of its graph. */
-const ROW = 44;
-const COLUMN = 14;
 
 export interface IActions {
   /** The way to the kernel of the notebook that is shown. */
@@ -84,6 +80,7 @@ function Notebook({ link, actions }: { link: Link; actions: IActions }): React.R
             <Works told={told} link={link} actions={actions} />
             <Stale told={told} link={link} actions={actions} />
             <Ended told={told} link={link} />
+            <Graph told={told} link={link} />
             <Results told={told} link={link} actions={actions} />
           </>
         );
@@ -226,58 +223,71 @@ function here(told: ISnapshot, link: Link, states: string[]): [string, ICell][] 
   return found.sort(([one], [other]) => link.indexOf(one) - link.indexOf(other));
 }
 
+/** What comes from what: the same as `%dream lineage`, of where things stand now. */
+function Graph({ told, link }: { told: ISnapshot; link: Link }): React.ReactElement | null {
+  const place = React.useRef<HTMLDivElement>(null);
+  const shown = React.useRef<ReturnType<typeof lineage> | null>(null);
+  const drawn = told.nodes.some(node => node.above.length > 0);
+  React.useEffect(() => {
+    if (!drawn || !place.current) {
+      return undefined;
+    }
+    const built = (shown.current = lineage(place.current, { nodes: [] }));
+    return () => {
+      shown.current = null;
+      built.down();
+    };
+  }, [drawn]);
+  React.useEffect(() => {
+    const number = new Map(told.nodes.map((node, at) => [node.name, at]));
+    const nodes = told.nodes.map((node, at) => ({
+      name: node.name,
+      kind: node.kind,
+      detail: sizes(node).join(' · '),
+      title: '',
+      cell: node.cell,
+      above: node.above.map(name => number.get(name)).filter((above): above is number => above !== undefined && above < at),
+      state: node.state,
+      reason: node.reason
+    }));
+    shown.current?.update({ nodes, has: (cell: string) => link.indexOf(cell) >= 0, go: (cell: string) => jump(link, cell) });
+  });
+  return drawn ? (
+    <section aria-label="Lineage">
+      <h3>Lineage</h3>
+      <div ref={place} />
+    </section>
+  ) : null;
+}
+
 function Results({ told, link, actions }: { told: ISnapshot; link: Link; actions: IActions }): React.ReactElement {
-  const found = rails(told.nodes);
-  const columns = Math.max(1, ...found.map(rail => rail.column + 1));
-  const width = columns * COLUMN + 8;
   return (
     <section aria-label="Results">
       <h3>Results</h3>
       {!told.nodes.length && <p className="nbd-None">None yet.</p>}
       {told.left_out > 0 && <p className="nbd-None">{count(told.left_out)} earlier ones: %dream status</p>}
-      <div className="nbd-Graph">
-        <svg width={width} height={told.nodes.length * ROW} aria-hidden="true">
-          {found.map((rail, row) => rail.from.map((from, at) => <Edge key={`${row}-${at}`} rail={rail} row={row} from={from} />))}
-          {found.map((rail, row) => (
-            <circle key={row} className={`nbd-Node nbd-is-${told.nodes[row].state}`} cx={x(rail.column)} cy={y(row)} r={4.5} />
-          ))}
-        </svg>
-        <ul className="nbd-Results" style={{ marginLeft: width }}>
-          {told.nodes.map(node => (
-            <Result key={node.name} node={node} link={link} actions={actions} />
-          ))}
-        </ul>
-      </div>
+      <ul className="nbd-Results">
+        {told.nodes.map(node => (
+          <Result key={node.name} node={node} link={link} actions={actions} />
+        ))}
+      </ul>
     </section>
   );
 }
 
-function x(column: number): number {
-  return 10 + column * COLUMN;
-}
-
-function y(row: number): number {
-  return row * ROW + 14;
-}
-
-function Edge({ rail, row, from }: { rail: IRail; row: number; from: IRail['from'][0] }): React.ReactElement {
-  const [x0, y0, x1, y1] = [x(from.column), y(from.row), x(rail.column), y(row)];
-  // Down in the column of what it comes from, then over into its own, within the last row.
-  const bend = y1 - ROW / 2;
-  const path =
-    x0 === x1 ? `M${x0},${y0}L${x1},${y1}` : `M${x0},${y0}L${x0},${Math.max(y0, bend - ROW / 2)}C${x0},${bend} ${x1},${bend} ${x1},${y1}`;
-  return <path className="nbd-Edge" d={path} />;
-}
-
-function Result({ node, link, actions }: { node: INode; link: Link; actions: IActions }): React.ReactElement {
-  const parts = [
+/** How large a result is, and what it cost. */
+function sizes(node: INode): string[] {
+  return [
     node.kind === 'model' ? 'model' : node.rows === null ? '' : rows(node.rows),
     node.failed ? `${count(node.failed)} failed` : '',
     node.cost ?? ''
   ].filter(Boolean);
+}
+
+function Result({ node, link, actions }: { node: INode; link: Link; actions: IActions }): React.ReactElement {
   const state = node.state === 'fresh' ? '' : node.state;
   return (
-    <li className="nbd-Result" style={{ height: ROW }} data-state={node.state}>
+    <li className="nbd-Result" data-state={node.state}>
       <div className="nbd-Result-head">
         <Name name={node.name} cell={node.cell} link={link} />
         <span className="nbd-Result-actions">
@@ -287,7 +297,7 @@ function Result({ node, link, actions }: { node: INode; link: Link; actions: IAc
       </div>
       <div className="nbd-Result-details" title={node.reason || undefined}>
         {state && <span className={`nbd-State nbd-is-${node.state}`}>{state}</span>}
-        {parts.join(' · ')}
+        {sizes(node).join(' · ')}
       </div>
     </li>
   );

@@ -57,6 +57,8 @@ export interface ISnapshot {
   works: IWork[];
   cells: { [id: string]: ICell };
   nodes: INode[];
+  /** The cells of plain Python between results, by id. */
+  between: string[];
   spend: string | null;
   budget: string | null;
   share?: number | null;

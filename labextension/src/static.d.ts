@@ -5,3 +5,9 @@ declare module '*/static/table.js' {
 declare module '*/static/annotate.js' {
   export function annotate(element: HTMLElement, source: object): () => void;
 }
+declare module '*/static/curve.js' {
+  export function curve(element: HTMLElement, source: object): { update(source: object): void; down(): void };
+}
+declare module '*/static/lineage.js' {
+  export function lineage(element: HTMLElement, source: object): { update(source: object): void; down(): void };
+}

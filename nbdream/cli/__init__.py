@@ -52,6 +52,8 @@ def _fail(given: argparse.Namespace, error: NbDreamError) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from nbdream.cli import publishing, sharing, storage
+
     parser = argparse.ArgumentParser(prog="nbdream", description="Synthetic data and model training in a notebook.")
     parser.add_argument("--version", action="version", version=f"nbdream {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -84,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
                 "other", nargs="?", help="the later of the two results or folders (default: the result that the name has now)"
             )
         added.add_argument("--session", type=Path, help="the session's folder (default: NBDREAM_SESSION, ./nbdream-output or ./output)")
+    publishing.add(command)
+    sharing.add(command)
+    storage.add(command)
     return parser
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -21,8 +22,23 @@ TICK = 0.2
 """Seconds between two looks. A kernel's interrupt reaches a cell that awaits only when its loop wakes up."""
 GRACE = 0.5
 """Seconds that interrupted work has to end before the cell returns without it."""
+LEAVING = 0.3
+"""Seconds after an interrupt in which a kernel hears that it ends: whoever shuts it down, or restarts it, interrupts it first."""
 INTERRUPTED = "interrupted"
 GOES_ON = "what was done is kept; run the cell again to go on"
+
+
+def leaves() -> bool:
+    """Whether an interrupt came because this kernel is shut down."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    deadline = time.monotonic() + (LEAVING if hasattr(shell, "kernel") else 0.0)
+    while not getattr(shell, "exit_now", False):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 class Work(Generic[T]):

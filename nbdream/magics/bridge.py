@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbdream import context
 from nbdream.errors import ArgumentError, NbDreamError
+from nbdream.magics import recompute
 from nbdream.magics.snapshot import Watch
 from nbdream.optional import require
 
@@ -123,8 +124,9 @@ class Bridge:
 
     def _begin_cell(self, info: Any) -> None:
         self._is_ours = self._says_ours(str(info.raw_cell or ""))
-        if self._is_ours and self._notebook.cell is not None:
-            self._watch.began(str(self._notebook.cell["id"]), str(info.raw_cell))
+        if self._notebook.cell is not None:
+            begin = self._watch.began if self._is_ours else self._watch.ran
+            begin(str(self._notebook.cell["id"]), str(info.raw_cell or ""))
         self._wake.set()
 
     def _end_cell(self, result: Any) -> None:
@@ -209,6 +211,11 @@ class Bridge:
         self._urgent.set()
         return len(data["cells"])
 
+    def stale(self, _data: Mapping[str, Any]) -> list[str]:
+        """The cells that are to run so that nothing is stale any more: `Watch.stale`."""
+        self._watch.refresh()
+        return self._watch.stale(self.open_session())
+
     def outputs(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """What a cell of ours showed when it last ran in this kernel, as it stands in a notebook; nothing is run for it."""
         result = self._results.get(str(data["cell"]))
@@ -228,6 +235,10 @@ class Bridge:
         """Have a cell do something else when it is next run: `Notebook.once`."""
         self._notebook.once[str(data["cell"])] = str(data["how"])
         return str(data["how"])
+
+    def seed(self, data: Mapping[str, Any]) -> int:
+        """A seed that no result of a name was made with."""
+        return recompute.new_seed(self.open_session(), str(data["name"]))
 
     def page(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """A page of a result's rows."""
@@ -319,8 +330,10 @@ _ROWS = {
 OPS: dict[str, Op] = {
     "snapshot": Op(Bridge.snapshot, {}),
     "stop": Op(Bridge.stop, {"work": {"type": "string", "pattern": "^[0-9a-f]{8,64}(-[0-9]{1,6})?$"}}, ("work",)),
+    "stale": Op(Bridge.stale, {}),
     "outputs": Op(Bridge.outputs, {"cell": {"type": "string", "maxLength": 100}}, ("cell",)),
-    "once": Op(Bridge.once, {"cell": {"type": "string", "maxLength": 100}, "how": {"enum": ["recompute", "estimate"]}}, ("cell", "how")),
+    "once": Op(Bridge.once, {"cell": {"type": "string", "maxLength": 100}, "how": {"enum": list(recompute.HOW)}}, ("cell", "how")),
+    "seed": Op(Bridge.seed, {"name": _NAME}, ("name",)),
     "sources": Op(
         Bridge.sources,
         {
@@ -361,7 +374,7 @@ OPS: dict[str, Op] = {
         ("use",),
     ),
     "value": Op(Bridge.value, {**_ROWS, "row": _COUNT, "column": _NAME}, ("use", "row", "column")),
-    "annotate_state": Op(Bridge.annotate, {**_ASKED, "after": {"type": "integer", "minimum": -1}}, ("annotations",)),
+    "annotate_state": Op(Bridge.annotate, {**_ASKED, "after": {"type": "integer", "minimum": -1}, "row": _COUNT}, ("annotations",)),
     "decide": Op(
         Bridge.annotate,
         {

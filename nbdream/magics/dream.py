@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nbdream.comparison import compare
 from nbdream.errors import ArgumentError, nearest
 from nbdream.frontmatter import parse_yaml
-from nbdream.magics import inspecting
+from nbdream.magics import inspecting, publishing, recompute, sharing
 from nbdream.magics.grammar import Call, Magic, Option, read_words, split_line
-from nbdream.magics.names import is_handle, is_model, is_trained, trained
+from nbdream.magics.names import is_handle, is_model, is_trained
 from nbdream.magics.notebook import shown_path
-from nbdream.magics.options import TAKEN_OVER
+from nbdream.magics.options import TAKEN_OVER, result_of, split_size
+from nbdream.widgets.browse import difference_json
+from nbdream.widgets.lineage import lineage_view
+from nbdream.widgets.mime import TABLE
 from nbdream.widgets.show import View, lines_view, table_view, text_view
-from nbdream.widgets.status import saved_line, saved_training_line
 from nbdream.widgets.table import lines_html, table_html
 
 if TYPE_CHECKING:
@@ -122,17 +125,8 @@ def _models(notebook: Notebook) -> View:
 # --- what there is --------------------------------------------------------------------------------------------------
 
 
-def _handle(notebook: Notebook, expression: str) -> Any:
-    value = trained(notebook.value(expression, "%dream"))
-    if not is_handle(value) and not is_model(value) and not is_trained(value):
-        raise ArgumentError(f"{expression} is a {type(value).__name__}, not a result", "name a result of the session: see %dream status")
-    if is_model(value) and not hasattr(value, "step"):
-        raise ArgumentError(f"{expression} is a model that was not trained here", "name a result of the session: see %dream status")
-    return value
-
-
 def _rows(notebook: Notebook, expression: str) -> Any:
-    value = _handle(notebook, expression)
+    value = result_of(notebook, expression)
     if is_model(value) or is_trained(value):
         raise ArgumentError(f"{expression} is a model, not rows", "name rows of the session: see %dream status")
     return value if hasattr(value, "splits") else value.step
@@ -203,9 +197,12 @@ def why_lines(session: Any, name: str) -> list[str]:
 
 def _diff(notebook: Notebook, call: Call) -> View:
     session = notebook.session()
-    found = compared(session, [_session_name(notebook, word) for word in call.words])
+    pair = versions(session, [_session_name(notebook, word) for word in call.words])
+    found = compare(*pair)
     below = table_html(DIFFERENT, found.examples, len(found.examples), numbered=False) if found.examples else ""
-    return View({"text/plain": str(found), "text/html": lines_html(found.lines()) + below})
+    beside = difference_json(*pair, found.lines())
+    shown: dict[str, Any] = {"text/plain": str(found), "text/html": lines_html(found.lines()) + below}
+    return View(shown if beside is None else {**shown, TABLE: beside})
 
 
 DIFFERENT = ("row", "column", "before", "after")
@@ -214,10 +211,13 @@ DIFFERENT = ("row", "column", "before", "after")
 
 def compared(session: Any, names: Sequence[str]) -> Comparison:
     """Two results of a session compared; of one name, its earlier result with its current one."""
-    from nbdream.comparison import compare
+    return compare(*versions(session, names))
 
+
+def versions(session: Any, names: Sequence[str]) -> tuple[Any, Any]:
+    """Two results of a session; of one name, its earlier result and its current one."""
     before, after = (earlier(session, names[0]), session.load(names[0])) if len(names) == 1 else [session.load(name) for name in names]
-    return compare(_step(before), _step(after))
+    return _step(before), _step(after)
 
 
 def earlier(session: Any, name: str) -> Any:
@@ -319,7 +319,7 @@ def _amount(text: str) -> float:
 
 
 def _card(notebook: Notebook, call: Call) -> View:
-    return card_view(notebook.session(), _handle(notebook, call.words[0]))
+    return card_view(notebook.session(), result_of(notebook, call.words[0]))
 
 
 def card_view(session: Any, thing: Any) -> View:
@@ -345,21 +345,8 @@ def _failures(notebook: Notebook, call: Call) -> Any:
 
 def _lineage(notebook: Notebook, call: Call) -> View:
     session = notebook.session()
-    found = [_handle(notebook, word) for word in call.words] or [session.load(row["name"]) for row in status_rows(session) if row["made"]]
-    graphs = [session.graph(thing.step if is_trained(thing) else thing) for thing in found]
-    above = {use for graph in graphs for use in graph["nodes"] if use != graph["root"]}
-    trees = [_tree(graph, graph["root"], 0) for graph in graphs if graph["root"] not in above]  # the others stand in one of these
-    return text_view("\n".join(line for tree in trees for line in tree) or "no results yet")
-
-
-def _tree(graph: dict[str, Any], use: str, depth: int) -> list[str]:
-    found = graph["nodes"][use]
-    node = found["node"]
-    base = next((str(model.get("name")) for model in node.get("models") or ()), "")
-    said = saved_training_line(base, node, {}) if node.get("kind") == "run" else saved_line(node)
-    line = f"{'   ' * depth}{'└─ ' if depth else ''}{found['use']['name']} ({node.get('type')}, {said})"
-    below = dict.fromkeys(source["use"] for source in found["use"]["inputs"].values())
-    return [line, *(text for source in below for text in _tree(graph, source, depth + 1))]
+    found = [result_of(notebook, word) for word in call.words] or [session.load(row["name"]) for row in status_rows(session) if row["made"]]
+    return lineage_view([session.graph(thing.step if is_trained(thing) else thing) for thing in found])
 
 
 # --- what is made of it ---------------------------------------------------------------------------------------------
@@ -368,29 +355,11 @@ def _tree(graph: dict[str, Any], use: str, depth: int) -> list[str]:
 def _split(notebook: Notebook, call: Call) -> View:
     expression, *sizes = call.words
     handle = _rows(notebook, expression)
-    parts = dict(zip(("train", "validation", "test"), (_size(text) for text in sizes), strict=False))
+    parts = dict(zip(("train", "validation", "test"), (split_size(text) for text in sizes), strict=False))
     seed = call.get("seed", 42)
     notebook.session().set_splits(handle.name, parts, seed=seed, stratify_by_column=call.get("stratify"))
     made = {part: getattr(handle, part) for part in parts}
     return lines_view([" · ".join(f"{expression}.{part}: {len(step):,} rows" for part, step in made.items())])
-
-
-def _size(text: str) -> float | int:
-    try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        raise ArgumentError(f"{text!r} is not the size of a split", "shares of 1 (0.9 0.1) or numbers of rows (900 100)") from None
-
-
-def _publish(notebook: Notebook, call: Call) -> View:
-    expression, where = call.words
-    thing = _handle(notebook, expression)
-    options: dict[str, Any] = {"branch": call.get("branch"), "private": bool(call.get("private")), "yes": bool(call.get("yes"))}
-    if "splits" in call.options:
-        names = ("train_size", "validation_size", "test_size")
-        options |= dict(zip(names, (_size(text) for text in call.options["splits"].split("/")), strict=False))
-    published = str(thing.publish_to_hf_hub(where, **options))
-    return lines_view([f"{expression} → {published if '://' in published else shown_path(published)}"])
 
 
 VERBS: dict[str, Verb] = {
@@ -399,7 +368,11 @@ VERBS: dict[str, Verb] = {
     "status": Verb("status", "every result: fresh, stale (and why), running", _status, (0, 0)),
     "why": Verb("why NAME", "why it would run again, in words", _why, (1, 1)),
     "diff": Verb("diff NAME [OTHER]", "what differs from another result, or from its own earlier one: recipe and rows", _diff, (1, 2)),
-    "lineage": Verb("lineage [NAME]", "what comes from what", _lineage, (0, 1)),
+    "recompute": Verb(
+        "recompute NAME [--failed]", "have its cell make it anew when it runs next; what was made is kept", recompute.verb, (1, 1),
+        recompute.OPTIONS,
+    ),
+    "lineage": Verb("lineage [NAME]", "what comes from what, as a graph", _lineage, (0, 1)),
     "cost": Verb("cost", "calls, tokens and dollars, spent and saved, by result and by model", _cost, (0, 0)),
     "budget": Verb("budget [DOLLARS | off]", "the most that all calls of the session may cost together", _budget, (0, 1)),
     "failures": Verb("failures NAME", "the rows that failed, with what the model really said", _failures, (1, 1)),
@@ -416,13 +389,6 @@ VERBS: dict[str, Verb] = {
         inspecting.TOKENS,
     ),
     "card": Verb("card NAME", "the card: what it is and everything that it comes from", _card, (1, 1)),
-    "publish": Verb(
-        "publish NAME REPO [--splits 0.9/0.1] [--yes]", "publish with its card, to the Hub or a folder (./x, ~/x, /x)", _publish, (2, 2),
-        (
-            Option(name="splits", help="sizes of train/validation/test, as 0.9/0.1"),
-            Option(name="private", kind="flag", help="a private repository"),
-            Option(name="branch", help="a branch of the repository"),
-            Option(name="yes", kind="flag", help="publish rows of the demo model, too"),
-        ),
-    ),
+    "publish": Verb(publishing.USAGE, publishing.SUMMARY, publishing.publish, (1, 2), publishing.OPTIONS),
+    "share": Verb(sharing.USAGE, sharing.SUMMARY, sharing.share, (1, 1), sharing.OPTIONS),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nbdream import context
 from nbdream.errors import ArgumentError, DataError, ModelError, NbDreamError, Stopped, nearest
 from nbdream.ledger import at_least
-from nbdream.magics import awaiting
+from nbdream.magics import awaiting, recompute
 from nbdream.magics.dataflow import Dataflow
 from nbdream.magics.grammar import Call, Magic, parse
 from nbdream.magics.names import Bindings, Scope, evaluate, is_data, is_model, trained
@@ -50,7 +50,7 @@ class Notebook:
         self.watchers: list[Callable[[Session], None]] = []
         """Called with every session that is opened here."""
         self.once: dict[str, str] = {}
-        """What cells do the next time that they run, and only then: ``recompute`` what is there, or ``estimate`` what it would cost."""
+        """What cells do the next time that they run, and only then: see `nbdream.magics.recompute`. A cell is named by its id or result."""
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -101,9 +101,9 @@ class Notebook:
         return session
 
     def _close(self, session: Session) -> None:
-        """At exit: what a cell was doing ends now, what runs in the background is waited for."""
+        """At exit: what a cell was doing ends now, but for training; what runs in the background is waited for."""
         for work in list(self._work):
-            work.stop()
+            work.leave()
         session.stop()
         if self.has_kernel:
             # ipykernel closes its sockets after this, and its threads may wait for each other while it does: without end.
@@ -219,11 +219,7 @@ class Notebook:
         if call.help:
             print(magic.help())
             return call, None
-        call.once = self.once.pop(str((self.cell or {}).get("id")), "")
-        if call.once == "estimate":
-            if all(option.name != "dry_run" for option in magic.options):
-                raise ArgumentError(f"what {magic.shown} costs cannot be estimated", "it asks no model that is paid")
-            call.options["dry_run"] = True
+        recompute.apply(call, self.once.pop(str((self.cell or {}).get("id")), "") or self.once.pop(recompute.result(call.name), ""))
         if call.name:
             self.bindings.check(call.name, bool(call.get("force")))
         return call, plan(self, call)
@@ -233,7 +229,7 @@ class Notebook:
         work = _Watched(self, call, plan)
         self._work.add(work)
         try:
-            handle = await awaiting.awaited(work.call, work.stop, work.progress.tick, call.name)
+            handle = await awaiting.awaited(work.call, work.interrupted, work.progress.tick, call.name)
         finally:
             self._work.discard(work)
             work.close()
@@ -244,7 +240,7 @@ class Notebook:
         work = _Watched(self, call, plan)
         self._work.add(work)
         try:
-            handle = awaiting.blocking(work.call, work.stop, work.progress.tick, call.name)
+            handle = awaiting.blocking(work.call, work.interrupted, work.progress.tick, call.name)
         finally:
             self._work.discard(work)
             work.close()
@@ -261,7 +257,7 @@ class Notebook:
         for line in self._notes:
             print(line)
         self._notes.clear()
-        if call.once == "estimate":
+        if call.once == recompute.ESTIMATE:
             return None
         if call.name and handle is not None:
             self.bindings.bind(call.name, handle)
@@ -274,7 +270,7 @@ class _Watched:
     def __init__(self, notebook: Notebook, call: Call, plan: Plan) -> None:
         self._plan = plan
         self._session = notebook.session()
-        again = call.name if call.once == "recompute" else None
+        again = call.name if call.once == recompute.RECOMPUTE else None
         self._door = _Door(self._session, preview="limit" in call.options or "dry_run" in call.options, again=again)
         self.progress = Progress(
             NotebookScreen(result=not call.silent) if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note,
@@ -294,6 +290,14 @@ class _Watched:
     def stop(self) -> None:
         """Ask what this cell started to stop; harmless when it is over."""
         self._door.shut()
+
+    def leave(self) -> None:
+        """The kernel ends: what can go on without it does."""
+        self._door.shut(leaving=True)
+
+    def interrupted(self) -> None:
+        """Stop, unless the interrupt is the beginning of the kernel's end."""
+        self._door.shut(leaving=awaiting.leaves())
 
     def _log_tail(self, recipe: str) -> list[str]:
         from nbdream.workers.paths import RunPaths
@@ -342,10 +346,11 @@ class _Door:
         """Whether ``step`` came through this door."""
         return step in self._steps
 
-    def shut(self) -> None:
-        """Ask the cell's steps to stop, and let no further one begin."""
+    def shut(self, *, leaving: bool = False) -> None:
+        """Ask the cell's steps to stop, and let no further one begin; ``leaving``: what outlives the kernel goes on."""
         self._shut = True
         for step in list(self._steps):
+            step.left = leaving
             step.stopping.set()
 
     def __getattr__(self, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbdream.errors import ArgumentError
 from nbdream.magics.dataflow import NOTHING, Origin
 from nbdream.magics.grammar import Call, Option
-from nbdream.magics.names import is_handle
+from nbdream.magics.names import is_handle, is_model, is_trained, trained
 
 if TYPE_CHECKING:
     from nbdream.magics.notebook import Notebook
@@ -85,3 +85,21 @@ def with_variables(notebook: Notebook, names: list[str]) -> dict[str, Any]:
         if callable(value) or isinstance(value, ModuleType):
             raise ArgumentError(f"--with: {name} is a {type(value).__name__}", "give text, numbers, lists or dicts")
     return found
+
+
+def result_of(notebook: Notebook, expression: str) -> Any:
+    """The result of a session that an expression gives: rows, or a model that was trained."""
+    value = trained(notebook.value(expression, "%dream"))
+    if not is_handle(value) and not is_model(value) and not is_trained(value):
+        raise ArgumentError(f"{expression} is a {type(value).__name__}, not a result", "name a result of the session: see %dream status")
+    if is_model(value) and not hasattr(value, "step"):
+        raise ArgumentError(f"{expression} is a model that was not trained here", "name a result of the session: see %dream status")
+    return value
+
+
+def split_size(text: str) -> float | int:
+    """The size of a split: a share of 1, or a number of rows."""
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise ArgumentError(f"{text!r} is not the size of a split", "shares of 1 (0.9 0.1) or numbers of rows (900 100)") from None

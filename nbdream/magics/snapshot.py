@@ -5,6 +5,7 @@ Only what is on disk and what the session's events say: the page that shows it d
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -76,6 +77,9 @@ class Watch:
         self._taken: dict[str, bool] = {}
         """By name: whether this kernel found it there and paid nothing."""
         self._ran: dict[str, str] = {}
+        self._order: dict[str, int] = {}
+        """By cell: the how manieth it was when it last ran in this kernel."""
+        self._count = itertools.count()
         self._named: dict[str, str] = {}
         self._page: dict[str, str] = {}
         self._known: dict[tuple[str, str], Facts] = {}
@@ -108,11 +112,17 @@ class Watch:
 
     def began(self, cell: str, source: str) -> None:
         """A cell begins to run."""
+        self.ran(cell, source)
         with self._lock:
-            self._ran[cell] = self._page[cell] = source_digest(source)
             words = source.split(maxsplit=2)
             self._named[cell] = words[1] if len(words) > 1 and words[1].isidentifier() else ""
             self._ended.pop(cell, None)
+
+    def ran(self, cell: str, source: str) -> None:
+        """A cell runs, one of ours or of plain Python."""
+        with self._lock:
+            self._ran[cell] = self._page[cell] = source_digest(source)
+            self._order[cell] = next(self._count)
 
     def ended(self, cell: str, error: BaseException | None) -> None:
         """A cell is over; ``error`` is what it raised."""
@@ -136,7 +146,8 @@ class Watch:
     def snapshot(self, session: Session | None) -> dict[str, Any]:
         """Everything that a page shows, in at most `SIZE` bytes of JSON."""
         if session is None:
-            return _fitted({"session": None, "works": [], "cells": self._cells([], []), "nodes": [], "spend": None, "budget": None})
+            nothing: dict[str, Any] = {"works": [], "nodes": [], "between": [], "spend": None, "budget": None}
+            return _fitted({"session": None, "cells": self._cells([], []), **nothing})
         works = self.works(session)
         with self._lock:
             changed, self._changed = self._changed, False
@@ -144,19 +155,49 @@ class Watch:
             self._results = self._read(session)
             self._sum_up(session, works)
         spend = self._paid + sum(work["paid"] or 0.0 for work in works)
-        edited = self._edited(self._results)
-        nodes = [_with_work(node, works) for node in _with_edits(self._results, edited)]
+        nodes = [_with_work(node, works) for node in self._standing()]
         return _fitted(
             {
                 "session": session.folder.name,
                 "works": works,
                 "cells": self._cells(nodes, works),
-                "nodes": nodes,
+                "nodes": [{key: value for key, value in node.items() if key not in _NOT_TOLD} for node in nodes],
+                "between": list(dict.fromkeys(cell for node in nodes for cell, _ in node["through"])),
                 "spend": _money(spend),
                 "budget": _money(session.budget),
                 "share": None if not session.budget else round(spend / session.budget, 4),
             }
         )
+
+    def stale(self, session: Session) -> list[str]:
+        """The cells that make everything fresh: those whose results are stale, and the Python between them and what has changed."""
+        told = self.snapshot(session)["cells"]
+        nodes = self._standing()
+        cells = {str(node["name"]): node["cell"] for node in nodes}
+        stale = [node for node in nodes if told.get(node["cell"], {}).get("state") == "stale"]
+        runs = {node["name"] for node in stale}
+        edited = self._edited(nodes)
+        found = dict.fromkeys(str(node["cell"]) for node in stale)
+        for node in stale:
+            through = [cell for cell, _ in node["through"]]
+            again = runs & set(node["above"]) or edited & set(through)
+            if again or (node["moved"] and not self._since(through, [cells.get(name) for name in node["above"]])):
+                found |= dict.fromkeys(through)
+        return list(found)
+
+    def _since(self, cells: Iterable[str], above: Iterable[str | None]) -> bool:
+        """Whether ``cells`` ran in this kernel after those ``above`` them."""
+        with self._lock:
+            order = [self._order.get(str(cell)) for cell in above]
+            last = max((at for at in order if at is not None), default=None)
+            return last is not None and None not in order and all(self._order.get(cell, -1) > last for cell in cells)
+
+    def _standing(self) -> list[Facts]:
+        """The results, and whether they are stale for what the page's cells hold or what has run since."""
+        edited = self._edited(self._results)
+        with self._lock:
+            ran = dict(self._ran)
+        return _with_edits(self._results, edited, ran)
 
     def works(self, session: Session) -> list[Facts]:
         """What runs now: the steps of this kernel, and the training runs that live, whoever started them."""
@@ -248,13 +289,15 @@ class Watch:
                         "ran": source_digest(str(cell.get("source") or "")),
                         "state": state.state,
                         "reason": _cut("; ".join(state.reasons)),
+                        "moved": state.state == "stale",
                     }
                 )
         return _in_order(found)
 
     def _edited(self, results: Iterable[Facts]) -> set[str]:
         """The cells whose text on the page is not what ran: in this kernel or, before it ran here, in an earlier one."""
-        ran = {str(node["cell"]): str(node["ran"]) for node in results if node["cell"]} | self._ran
+        ran = {cell: digest for node in results for cell, digest in node["through"]}
+        ran |= {str(node["cell"]): str(node["ran"]) for node in results if node["cell"]} | self._ran
         with self._lock:
             return {cell for cell, digest in ran.items() if self._page.get(cell, digest) != digest}
 
@@ -285,15 +328,17 @@ class Watch:
         self._paid_next = began + PATIENCE * (time.monotonic() - began)
 
 
+_NOT_TOLD = ("ran", "through", "moved")
+"""What is known of a result, and not the page's business."""
+
+
 def _facts(session: Session, folder: Any, use: str) -> Facts:
-    """What never changes about a result: what it is, its size, what it cost, and the names that it was made from."""
+    """What never changes about a result: what it is, its size, what it cost, the names and the Python cells that it was made from."""
     from nbdream.ledger import sum_known
-    from nbdream.objects import ResultFolder
 
     try:
         node = folder.node()
-        inputs = folder.use(use)["inputs"].values()
-        above = [ResultFolder(session.folder / "objects" / place["recipe"]).use(place["use"])["name"] for place in inputs]
+        above, through = _above(session, folder.use(use))
     except NbDreamError:  # it was deleted, or is broken: its own cell says so
         return {}
     if node is None:
@@ -306,7 +351,25 @@ def _facts(session: Session, folder: Any, use: str) -> Facts:
         "failed": node.get("failures") or 0,
         "cost": _money(sum_known(usage.get("cost"), usage.get("saved", 0.0)) or None),
         "above": list(dict.fromkeys(_cut(name) for name in above)),
+        "through": [(str(cell.get("id")), source_digest(str(cell.get("source") or ""))) for cell in through],
     }
+
+
+def _above(session: Session, place: Mapping[str, Any]) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """The names that a result was made from, and the cells of plain Python between it and them."""
+    from nbdream.magics.dream import is_taken_over
+    from nbdream.objects import ResultFolder
+
+    names, cells = [], []
+    for source in place["inputs"].values():
+        above = ResultFolder(session.folder / "objects" / source["recipe"]).use(source["use"])
+        if is_taken_over(above["name"], above):
+            further, more = _above(session, above)
+            names += further
+            cells += [*more, *above.get("through", ())]
+        else:
+            names.append(str(above["name"]))
+    return names, list({str(cell.get("id")): cell for cell in cells}.values())
 
 
 def _in_order(nodes: list[Facts]) -> list[Facts]:
@@ -325,20 +388,23 @@ def _in_order(nodes: list[Facts]) -> list[Facts]:
     return list(placed.values())
 
 
-def _with_edits(nodes: Iterable[Facts], edited: set[str]) -> list[Facts]:
-    """Results whose cell was edited are stale, and so is all that was made from them."""
+def _with_edits(nodes: Iterable[Facts], edited: set[str], ran: Mapping[str, str]) -> list[Facts]:
+    """Results whose cell, or the Python before it, was edited or is another by now are stale, and so is all that was made from them."""
     told: list[Facts] = []
     why: dict[str, str] = {}
     for node in nodes:
-        above = next((name for name in node["above"] if name in why), None)
+        name, above = node["name"], next((name for name in node["above"] if name in why), None)
         if node["cell"] in edited:
-            why[node["name"]], reason = node["name"], EDITED
+            why[name], reason = f"{name} was {EDITED}", EDITED
+        elif any(cell in edited for cell, _ in node["through"]):
+            why[name] = reason = f"the Python before {name} was {EDITED}"
         elif above is not None:
-            why[node["name"]], reason = why[above], f"{why[above]} was {EDITED}"
+            why[name] = reason = why[above]
+        elif any(ran.get(cell, digest) != digest for cell, digest in node["through"]):
+            why[name] = reason = f"the Python before {name} has changed"
         else:
             reason = ""
-        shown = {key: value for key, value in node.items() if key != "ran"}
-        told.append({**shown, "state": "stale", "reason": _cut(reason)} if reason else shown)
+        told.append({**node, "state": "stale", "reason": _cut(reason)} if reason else node)
     return told
 
 

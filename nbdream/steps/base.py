@@ -83,6 +83,8 @@ class Step(StepHandle):
     """The input whose other columns pass through as views."""
     preview: bool = False
     """A preview binds and shows, but moves no pointer."""
+    attempt: str = ""
+    """Which replies it asks for: those of the first attempt, or those that a further one has of its own; given by the session."""
     dynamic_outputs: ClassVar[bool] = False
     """Whether the columns that the step makes are known only from what `run` gives."""
 
@@ -107,6 +109,8 @@ class Step(StepHandle):
         self.name = _checked_name(name)
         self.force = force
         self.stopping = threading.Event()
+        self.left = False
+        """Whether the kernel ends: what outlives it is not to be stopped then."""
         self.usage: dict[str, Any] = ledger.nothing()
         self.draws: Counter[str] = Counter()
         """How many sampled replies were paid for under which name."""
@@ -199,7 +203,7 @@ class Step(StepHandle):
         """Put requests to a model through the session's engine: a list of ``draws`` replies for each, in order.
 
         Progress, usage and stopping are seen to. A failed request gives a reply with ``error``. A further attempt that
-        ``force`` asked for gets replies of its own; one for ``retry_failed`` shares those that are there.
+        ``force`` asked for gets replies of its own; one for ``retry_failed`` shares those of the attempt before it.
         """
         sampled = False
 
@@ -217,7 +221,7 @@ class Step(StepHandle):
             on_progress=lambda p: self._report(p, total, draws),
             stop=self.stopping,
             retry_failed=retry_failed,
-            attempt="" if retry_failed else self.key.partition("-")[2],
+            attempt=self.attempt,
             by=self.name,
             review=review,
             budget=budget,

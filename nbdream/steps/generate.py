@@ -14,7 +14,7 @@ from nbdream.datasets import OutputDataset, OutputDatasetColumn
 from nbdream.errors import ArgumentError, DataError, TemplateError, nearest
 from nbdream.objects import check_column
 from nbdream.steps.asking import Asking
-from nbdream.steps.prompting import decided, layout
+from nbdream.steps.prompting import decided, layout, undecided
 from nbdream.steps.rows import Failure, Row
 from nbdream.steps.schema import Shape
 from nbdream.templates import Template, as_json
@@ -321,6 +321,10 @@ class Filter(_Templated):
 
         decides = self.args["filter_func"]
         return super().recipe_args() | ({} if decides is None else {"filter_func": function_code(decides)})
+
+    def review(self) -> Review | None:
+        """An answer that says neither is no answer."""
+        return undecided(self)
 
     def run(self) -> Iterator[Row | Failure]:
         """The rows that are kept."""

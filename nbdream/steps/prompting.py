@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbdream.datasets import OutputDataset, OutputDatasetColumn
 from nbdream.errors import ArgumentError
 from nbdream.fingerprint import function_code
 from nbdream.steps.asking import Asking, Kept, yes_or_no
 from nbdream.steps.rows import Failure, Row
+
+if TYPE_CHECKING:
+    from nbdream.engine.stream import Review
+    from nbdream.llms.base import Reply, Request
 
 
 class _Prompting(Asking):
@@ -149,11 +153,30 @@ class FilterWithPrompt(Asking):
         decides = self.args["filter_func"]
         return super().recipe_args() | ({} if decides is None else {"filter_func": function_code(decides)})
 
+    def review(self) -> Review | None:
+        """An answer that says neither is no answer."""
+        return undecided(self)
+
     def run(self) -> Iterator[Row | Failure]:
         """The rows that are kept."""
         prompts = laid_out(self, self.texts(self.inputs["inputs"], "inputs"))
         for i, (reply,) in self.replies(prompts, len(prompts)):
             yield from decided(self, i, reply)
+
+
+UNDECIDED = {"kind": "row", "message": "the answer begins with neither yes nor no"}
+
+
+def undecided(step: Asking) -> Review | None:
+    """What finds an answer that says neither to be a failure, so that it can be asked for again; where our rule decides."""
+    if step.args.get("filter_func") is not None or step.args["post_process"] is not None:
+        return None
+
+    def review(_request: Request, reply: Reply, _tries: int) -> None:
+        if yes_or_no(str(reply.text)) is None:
+            reply.error = {**UNDECIDED, "status": None}
+
+    return review
 
 
 def decided(step: Asking, number: int, reply: Any) -> Iterator[Row | Failure]:
@@ -168,7 +191,7 @@ def decided(step: Asking, number: int, reply: Any) -> Iterator[Row | Failure]:
             if keep:
                 yield Row({}, number)
             return
-        reply.error = {"kind": "row", "message": "the answer begins with neither yes nor no"}
+        reply.error = dict(UNDECIDED)
         failure = step.failed(number, reply)
     if step.args["on_fail"] == "keep":
         yield Row({}, number)

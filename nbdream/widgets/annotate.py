@@ -1,7 +1,7 @@
 """An annotation as it shows itself: what was decided so far, static, and the live view that takes decisions.
 
 What is saved is a pure function of rows and decisions, and names nobody. What a page may ask for is a closed list: where one stands
-(``annotate_state``), ``decide``, ``undo``; each is answered with the state of the next row.
+(``annotate_state``, of any row), ``decide``, ``undo``; each is answered with the state of the next row.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbdream.errors import ArgumentError, NbDreamError
 from nbdream.escape import visible
 from nbdream.steps.question import CHOOSE, EDIT, LONGEST, PREFER, RATE, Vote
 from nbdream.widgets.cells import as_text
-from nbdream.widgets.live import LIVE, live_json
+from nbdream.widgets.live import LIVE, enlivened, live_json, module
 from nbdream.widgets.mime import MOST_BYTES, table_json
 from nbdream.widgets.table import COLUMNS, PAGE, lines_html, table_html, table_text
 
 if TYPE_CHECKING:
+    from nbdream.annotations import Decision
     from nbdream.steps.annotation import Annotating, Annotation
     from nbdream.steps.question import Tally
 
@@ -107,7 +107,9 @@ def respond(annotation: Annotation, message: Mapping[str, Any]) -> dict[str, Any
     if message["op"] == "undo":
         undone = annotation.undo()
         return {**state(annotation, row=undone), "undone": undone is not None}
-    after = message.get("after")
+    after, row = message.get("after"), message.get("row")
+    if isinstance(row, int):
+        return state(annotation, row=min(max(0, row), len(annotation.keys) - 1))
     return state(annotation, after=after if isinstance(after, int) else -1)
 
 
@@ -131,7 +133,21 @@ def state(annotation: Annotation, *, after: int = -1, row: int | None = None) ->
         "line": tally.line() if row is None else "",  # what others decided, or oneself so far, is not told before the end
         "row": row,
     }
-    return found if row is None else {**found, "key": keys[row], **_shown(annotation, row)}
+    return (
+        found
+        if row is None
+        else {**found, "key": keys[row], "mine": _mine(annotation, row, mine.get(keys[row])), **_shown(annotation, row)}
+    )
+
+
+def _mine(annotation: Annotation, row: int, decision: Decision | None) -> dict[str, Any] | None:
+    """What oneself decided about a row, as the page says it; None where nothing is decided."""
+    if decision is None:
+        return None
+    value = decision.value
+    if decision.do == CHOOSE:
+        value = SIDES[_sides(annotation, row).index(str(value))]
+    return {"do": decision.do, "value": visible(value) if isinstance(value, str) else value}
 
 
 def _shown(annotation: Annotation, row: int) -> dict[str, Any]:
@@ -173,9 +189,13 @@ def annotating_bundle(live: Annotating) -> dict[str, Any]:
     kind = annotate_class()
     if kind is None:
         return bundle
-    widget = kind(data=bundle[ANNOTATE])
-    widget.on_msg(functools.partial(_received, live.annotation))
-    return {**widget._repr_mimebundle_()[0], **bundle, LIVE: live_json()}
+
+    def widget(mark: str) -> Any:
+        made = kind(data=bundle[ANNOTATE], mark=mark)
+        made.on_msg(functools.partial(_received, live.annotation))
+        return made
+
+    return enlivened({**bundle, LIVE: live_json()}, f"annotate {live.annotation.id} {live.annotation.name}", widget)
 
 
 @functools.cache
@@ -188,7 +208,8 @@ def annotate_class() -> Any:
         return None
 
     class Annotate(anywidget.AnyWidget):
-        _esm = Path(__file__).parent / "static" / "annotate.js"
+        _esm = module("annotate.js")
+        mark = traitlets.Unicode("").tag(sync=True)
         data = traitlets.Dict().tag(sync=True)
 
     return Annotate

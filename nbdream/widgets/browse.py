@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbdream.errors import NbDreamError
-from nbdream.widgets.live import LIVE, live_json
+from nbdream.comparison import made
+from nbdream.errors import ArgumentError, NbDreamError
+from nbdream.widgets.live import LIVE, enlivened, live_json, module
 from nbdream.widgets.mime import TABLE, beside_json
 from nbdream.widgets.pager import read_page, read_value, sheet_of, use_of
 from nbdream.widgets.request import Request
@@ -40,9 +41,33 @@ def browse_bundle(browse: Browse) -> dict[str, Any]:
     if not bundle.get(TABLE, {}).get("use"):  # a renderer that could not page on from it must not take the place of the widget
         bundle.pop(TABLE, None)
         bundle[LIVE] = live_json()
-    widget = kind(first=sheet.page(Request(count=FIRST)), label=browse.name, note=note)
-    widget.on_msg(functools.partial(_received, sheet))
-    return {**widget._repr_mimebundle_()[0], **bundle}
+
+    def widget(mark: str) -> Any:
+        alive = kind(first=sheet.page(Request(count=FIRST)), label=browse.name, note=note, mark=mark)
+        alive.on_msg(functools.partial(_received, sheet))
+        return alive
+
+    return enlivened(bundle, _key(browse, sheet, bundle), widget)
+
+
+def _key(browse: Browse, sheet: Sheet, bundle: dict[str, Any]) -> str:
+    """What is looked at: the place in the graph where rows have one, else what stands at their beginning and their end."""
+    page = bundle.get(TABLE) or sheet.page(Request(start=max(0, sheet.rows - PAGE), count=PAGE))
+    return json.dumps([browse.name, sheet.rows, page, bundle["text/html"]], default=str)
+
+
+def difference_json(before: Any, after: Any, lines: list[str]) -> dict[str, Any] | None:
+    """The rows in which two results differ, side by side; None where rows of the same place do not belong together."""
+    old, new = before.output, after.output
+    taken = [name for name in new.column_names if name in old.column_names and name not in made(before) and name not in made(after)]
+    if old.num_rows != new.num_rows or any(old.digest(name) != new.digest(name) for name in taken):
+        return None
+    try:
+        browse = old.browse(after)
+    except ArgumentError:  # no column in common
+        return None
+    sheet = sheet_of(browse)
+    return beside_json(browse, sheet, " · ".join(lines), changed=True) if sheet.page(Request(count=0, changed=True))["total"] else None
 
 
 def _beside_bundle(browse: Browse, sheet: Sheet, note: str) -> dict[str, Any]:
@@ -72,7 +97,8 @@ def table_class() -> Any:
         return None
 
     class Table(anywidget.AnyWidget):
-        _esm = Path(__file__).parent / "static" / "table.js"
+        _esm = module("table.js")
+        mark = traitlets.Unicode("").tag(sync=True)
         first = traitlets.Dict().tag(sync=True)
         label = traitlets.Unicode("").tag(sync=True)
         note = traitlets.Unicode("").tag(sync=True)

@@ -29,21 +29,22 @@ def table_json(rows: OutputDataset | OutputDatasetColumn, note: str) -> dict[str
     return _page(sheet_of(Browse(owner)), place, rows.column_names, note)
 
 
-def beside_json(browse: Browse, sheet: Sheet, note: str) -> dict[str, Any] | None:
-    """The first page of rows that stand side by side; None where a page could not say whose they are."""
+def beside_json(browse: Browse, sheet: Sheet, note: str, *, changed: bool = False) -> dict[str, Any] | None:
+    """The first page of rows that stand side by side, or of those that ``changed``; None where a page could not say whose they are."""
     uses = [use_of(rows) for rows in (browse.rows, browse.other) if rows is not None]
     if not all(uses):
         return None
     beside = {"use": uses[1] if browse.other is not None else None, "columns": None if browse.columns is None else list(browse.columns)}
-    return _page(sheet, {"name": browse.name, "use": uses[0], "beside": beside}, list(sheet.fields), note)
+    return _page(sheet, {"name": browse.name, "use": uses[0], "beside": beside}, list(sheet.fields), note, changed)
 
 
-def _page(sheet: Sheet, place: dict[str, Any], columns: list[str], note: str) -> dict[str, Any]:
+def _page(sheet: Sheet, place: dict[str, Any], columns: list[str], note: str, changed: bool = False) -> dict[str, Any]:
     place["name"] = visible(place["name"])[:LONGEST]
     longest, shown = LONGEST, tuple(columns[:COLUMNS])
     while True:
-        page = sheet.page(Request(count=PAGE, columns=shown), longest)
-        kept = {key: page[key] for key in ("columns", "rows", "total", "failures")}
+        page = sheet.page(Request(count=PAGE, columns=shown, changed=changed), longest)
+        kept = {key: page[key] for key in ("columns", "rows", "total", "failures", *(("numbers", "all") if changed else ()))}
+        kept |= {"changed": True} if changed else {}
         made = {"version": VERSION, **place, **kept, "note": visible(note)[: 2 * LONGEST]}
         if not shown or len(json.dumps(made, ensure_ascii=False).encode("utf-8", "replace")) <= MOST_BYTES:
             return made

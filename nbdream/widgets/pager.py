@@ -108,7 +108,7 @@ def _versions(rows: OutputDataset, other: OutputDataset, columns: tuple[str, ...
     """The columns that both have: once where their contents are the same, else side by side."""
     here, there = (str(getattr(part.step, "name", "")) for part in (rows, other))
     if here == there:
-        here, there = "this", "other"
+        here, there = _which(rows, other)
     fields = []
     for name in columns or [name for name in rows.column_names if name in other.column_names]:
         if rows.num_rows == other.num_rows and rows.digest(name) == other.digest(name):
@@ -117,6 +117,17 @@ def _versions(rows: OutputDataset, other: OutputDataset, columns: tuple[str, ...
             sides = f"{name} ({here})", f"{name} ({there})"
             fields += [_field(rows, name, *sides), _field(other, name, *reversed(sides))]
     return fields
+
+
+def _which(rows: OutputDataset, other: OutputDataset) -> tuple[str, str]:
+    """What two results of one name are called: by which the name pointed at later, where it knows both."""
+    names: Any = getattr(getattr(rows.step, "runner", None), "names", None)
+    pointer = (names.read(rows.step.name) if names is not None else None) or {"history": []}
+    order = {str(entry["use"]): at for at, entry in enumerate(pointer["history"])}
+    places = [order.get(use_of(part)) for part in (rows, other)]
+    if None in places or places[0] == places[1]:
+        return "this", "other"
+    return ("before", "now") if places[0] < places[1] else ("now", "before")  # type: ignore[operator]
 
 
 def _field(rows: OutputDataset, column: str, name: str, beside: str) -> Field:

@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nbdream.cards.curve import COLOURS
+from nbdream.cards.curve import COLOURS, Point, thin
 from nbdream.optional import require
 from nbdream.widgets.curve import History
+from nbdream.widgets.measures import CURVE, PANELS, curve_json, measured
 from nbdream.widgets.overlay import picture
 
-PANELS = (
-    ("loss", ("loss", "eval_loss")),
-    ("rewards/margins", ("rewards/margins", "eval_rewards/margins")),
-    ("rewards/accuracies", ("rewards/accuracies", "eval_rewards/accuracies")),
-    ("f1", ("eval_f1",)),
-    ("accuracy", ("eval_accuracy",)),
-    ("learning rate", ("learning_rate",)),
-    ("gradient norm", ("grad_norm",)),
-    ("tokens per second", ("tokens_per_second",)),
-    ("memory (MB)", ("memory_mb",)),
-)
-"""The panels and what is drawn in them: a measure of training, and dotted the same of the validation rows."""
+FEWER = 1_500
+"""Points of all curves in what is displayed: the figure itself has all that were measured."""
 
 
 def training_figure(runs: Mapping[str, Iterable[Mapping[str, Any]]]) -> Any:
@@ -43,38 +34,29 @@ def training_figure(runs: Mapping[str, Iterable[Mapping[str, Any]]]) -> Any:
                     figure.add_trace(_trace(graphs, name, measure, found[measure], COLOURS[number % len(COLOURS)], first=at == 0), **place)
         figure.update_xaxes(title_text="step", **place)
     figure.update_layout(height=120 + 240 * rows, margin={"l": 60, "r": 20, "t": 50, "b": 50}, template="plotly_white")
-    return _with_picture(figure, picture({name: History.of(events) for name, events in said.items()}))
+    beside = {"image/svg+xml": picture({name: History.of(events) for name, events in said.items()}), CURVE: curve_json(told)}
+    return _with_pictures(figure, beside)
 
 
-def _with_picture(figure: Any, svg: str) -> Any:
-    """``figure``; displayed, it has the losses as a picture beside it, for pages that know no Plotly or run no script."""
+def _with_pictures(figure: Any, beside: Mapping[str, Any]) -> Any:
+    """``figure``; displayed, it has curves beside it for JupyterLab's renderer, and a picture for pages that run no script."""
 
     def show() -> None:
+        import numpy  # Plotly writes arrays of its in a few characters, and lists with a line a number
         from IPython.display import display
 
-        display({**figure._repr_mimebundle_(), "image/svg+xml": svg}, raw=True)
+        shown = type(figure)(figure)
+        most = max(50, min(300, FEWER // max(1, len(shown.data))))
+        for trace in shown.data:
+            points = thin(list(zip(trace.x, trace.y, strict=True)), most)
+            trace.x, trace.y = numpy.array([x for x, _ in points], "int32"), numpy.array([y for _, y in points], "float32")
+        display({**shown._repr_mimebundle_(), **beside}, raw=True)
 
     figure._ipython_display_ = show
     return figure
 
 
-def measured(events: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """What was measured, as (step, value); what a killed run measured after its last checkpoint is measured again."""
-    found: dict[str, dict[int, float]] = {}
-    for event in events:
-        step = int(event.get("step") or 0)
-        if event.get("type") == "resumed" or (event.get("type") == "begin" and not step):
-            found = {name: {at: value for at, value in points.items() if at <= step} for name, points in found.items()}
-        if event.get("type") not in ("log", "eval"):
-            continue
-        for _, measures in PANELS:
-            for measure in measures:
-                if isinstance(event.get(measure), (int, float)):
-                    found.setdefault(measure, {})[step] = float(event[measure])
-    return {name: sorted(points.items()) for name, points in found.items() if points}
-
-
-def _trace(graphs: Any, run: str, measure: str, points: list[tuple[int, float]], colour: str, *, first: bool) -> Any:
+def _trace(graphs: Any, run: str, measure: str, points: list[Point], colour: str, *, first: bool) -> Any:
     of_validation = measure.startswith("eval_")
     return graphs.Scatter(
         x=[step for step, _ in points],

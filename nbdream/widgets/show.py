@@ -9,6 +9,7 @@ from nbdream.cards.curve import curve_svg
 from nbdream.errors import MissingPackageError
 from nbdream.escape import html
 from nbdream.widgets.curve import History
+from nbdream.widgets.measures import CURVE, curve_json, measured
 from nbdream.widgets.mime import TABLE, table_json
 from nbdream.widgets.status import saved_line, saved_training_line
 from nbdream.widgets.table import PAGE, lines_html, table_html, table_text
@@ -19,14 +20,14 @@ Bundle = dict[str, Any]
 class View:
     """Something made to be shown: a MIME bundle that IPython displays."""
 
-    def __init__(self, bundle: Mapping[str, str]) -> None:
+    def __init__(self, bundle: Mapping[str, Any]) -> None:
         self.bundle = dict(bundle)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Bundle:
         return self.bundle
 
     def __repr__(self) -> str:
-        return self.bundle.get("text/plain", "")
+        return str(self.bundle.get("text/plain", ""))
 
 
 def lines_view(lines: Sequence[str]) -> View:
@@ -108,7 +109,7 @@ def annotating_bundle(live: Any) -> Bundle:
 def model_bundle(model: Any) -> Bundle:
     """A trained model: the curve of its training."""
     base = next((str(found.get("name")) for found in model.node.get("models") or ()), "")
-    return training_bundle(str(model.name), base, History.of(model.events), model.node)
+    return training_bundle(str(model.name), base, model.events, model.node)
 
 
 def trainer_bundle(trainer: Any) -> Bundle:
@@ -127,11 +128,12 @@ def tokens_bundle(tokens: Any) -> Bundle:
     return bundle(tokens)
 
 
-def training_bundle(name: str, base: str, history: History, node: Mapping[str, Any]) -> Bundle:
-    """A finished training run: its curve as a picture, and what it came to."""
+def training_bundle(name: str, base: str, events: Sequence[Mapping[str, Any]], node: Mapping[str, Any]) -> Bundle:
+    """A finished training run: its curves, the loss as a picture, and what it came to."""
+    history = History.of(events)
     line = f"{name} · {saved_training_line(base, node, history.last)}"
     # SVG alone: a page of HTML around it is sanitized away by GitHub and by a notebook that is not trusted yet.
-    return {"text/plain": line, "image/svg+xml": curve_svg(history.series(), name, line)}
+    return {"text/plain": line, "image/svg+xml": curve_svg(history.series(), name, line), CURVE: curve_json({name: measured(events)}, line)}
 
 
 def _lines(lines: Sequence[str]) -> Bundle:

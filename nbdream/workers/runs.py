@@ -195,19 +195,27 @@ def result(paths: RunPaths) -> dict[str, Any] | None:
     return {"state": "failed", "rank": None, "exit_code": None, **told}
 
 
-def follow(paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: threading.Event | None = None) -> dict[str, Any]:
+def follow(
+    paths: RunPaths,
+    on_event: Callable[[dict[str, Any]], None],
+    stop: threading.Event | None = None,
+    leaves: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Hand every event of the run to ``on_event``, from the first one on, until the run has ended; how it ended.
 
-    When ``stop`` is set, the run is asked to stop and ``{"state": "stopping"}`` is returned at once. Who has trained is likely to
-    train again: a warm server is prepared, now that its imports take nothing away from this run.
+    When ``stop`` is set, the run is asked to stop and ``{"state": "stopping"}`` is returned at once; where who follows ``leaves``,
+    the run goes on: ``{"state": "left"}``. Who has trained is likely to train again: a warm server is prepared, now that its imports
+    take nothing away from this run.
     """
     try:
-        return _follow(paths, on_event, stop)
+        return _follow(paths, on_event, stop, leaves)
     finally:
         warm.prepare(worker_environment)
 
 
-def _follow(paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: threading.Event | None) -> dict[str, Any]:
+def _follow(
+    paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: threading.Event | None, leaves: Callable[[], bool]
+) -> dict[str, Any]:
     position = 0
     while True:
         living = alive(paths)  # asked before reading: what is written before the lock goes is then read
@@ -220,6 +228,8 @@ def _follow(paths: RunPaths, on_event: Callable[[dict[str, Any]], None], stop: t
         if stop is None:
             time.sleep(POLL)
         elif stop.wait(POLL):
+            if leaves():
+                return {"state": "left"}
             ask_to_stop(paths)
             return {"state": "stopping"}
 

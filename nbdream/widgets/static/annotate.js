@@ -2,10 +2,12 @@
 //
 // annotate(el, source) builds it in `el` and gives the function that takes it down. `source` is
 //   data           what is saved: {name, mode, instruction, line, columns, rows, decisions, total}
-//   ask(op, values)  a promise of the state of the next row, or {error}: of "annotate_state" {after}, "decide" {row, key, do, value}, "undo" {}.
+//   ask(op, values)  a promise of the state of the next row, or {error}: of "annotate_state" {after} or {row}, "decide" {row, key, do, value}, "undo" {}.
 // Without `ask` there is what was saved and nothing to decide. A state is {mode, highest, instruction, who, others, total, done, line, row},
-// and of a row, unless it is null, {key, around, about}: fields {name, text, length, edits}. `edits` is true where the text may be edited,
+// and of a row, unless it is null, {key, mine, around, about}: mine is what oneself decided, {do, value}, or null; fields {name, text, length, edits}. `edits` is true where the text may be edited,
 // or the text as it is where that is not what is seen.
+
+import { host } from "./host.js";
 
 const AROUND = { length: 600, lines: 8 }, ABOUT = { length: 3000, lines: 30 }; // a longer text is folded
 
@@ -37,6 +39,9 @@ const STYLE = `
 .nbd-ann button { font: inherit; color: var(--t); background: var(--bg); border: 1px solid var(--b); border-radius: 4px; padding: 1px 10px; cursor: pointer; }
 .nbd-ann button:hover { border-color: var(--accent); }
 .nbd-ann button[disabled] { opacity: .45; cursor: default; border-color: var(--b); }
+.nbd-ann button[aria-pressed=true] { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); font-weight: 600; }
+.nbd-ann-mine { color: var(--t2); margin: 0 0 6px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.nbd-ann-keys input { font: inherit; width: 6em; color: var(--t); background: var(--bg); border: 1px solid var(--accent); border-radius: 4px; padding: 1px 6px; }
 .nbd-ann button.plain { border-color: transparent; color: var(--t2); padding: 1px 6px; }
 .nbd-ann kbd { font: 12px var(--jp-code-font-family, ui-monospace, monospace); color: inherit; background: var(--bg2); border: 1px solid var(--b); border-radius: 3px; padding: 0 5px; margin-inline-end: 6px; }
 .nbd-ann-said { color: var(--t2); min-height: 20px; }
@@ -54,7 +59,7 @@ const MINE = {
   review: [["a", "accept", "Accept"], ["e", "edit", "Edit"], ["r", "reject", "Reject"]],
   prefer: [["ArrowLeft", "choose", "Left", "left"], ["ArrowRight", "choose", "Right", "right"], ["t", "tie", "Tie"]],
 };
-const SHOWN = { ArrowLeft: "←", ArrowRight: "→" };
+const SHOWN = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓" };
 const DONE = { accept: "Accepted", edit: "Edited", reject: "Rejected", tie: "Tie" };
 const count = (number) => number.toLocaleString("en");
 
@@ -64,6 +69,11 @@ function add(parent, name, properties = {}, text) {
   if (text !== undefined) element.textContent = text;
   if (parent) parent.append(element);
   return element;
+}
+
+// What was decided, in words.
+function words({ do: act, value }) {
+  return act === "rate" ? `Rated ${value}` : act === "choose" ? (value === "left" ? "Left" : "Right") : DONE[act] || act;
 }
 
 function answers(state) {
@@ -84,6 +94,7 @@ export function annotate(el, source) {
   const filled = add(track, "i");
   const told = add(root, "p", { class: "nbd-ann-told", dir: "auto" });
   const around = add(root, "div"), about = add(root, "div", { class: "nbd-ann-about" });
+  const own = add(root, "div", { class: "nbd-ann-mine", dir: "auto" });
   const keys = add(root, "div", { class: "nbd-ann-keys", role: "toolbar", "aria-label": "decisions" });
   const said = add(root, "div", { class: "nbd-ann-said", role: "status", "aria-live": "polite", "aria-atomic": "true" });
   const read = add(root, "div", { class: "nbd-ann-read", "aria-live": "polite" });
@@ -105,7 +116,7 @@ export function annotate(el, source) {
 
   function still(note) {
     tell(data);
-    track.hidden = true; keys.hidden = true;
+    track.hidden = true; keys.hidden = true; own.hidden = true;
     about.replaceChildren();
     const table = add(around, "table"), head = add(add(table, "thead"), "tr"), body = add(table, "tbody");
     for (const name of [...data.columns, "decision"]) add(head, "th", { scope: "col", dir: "auto" }, name);
@@ -158,8 +169,15 @@ export function annotate(el, source) {
       return;
     }
     const there = state.row !== null;
-    if (there) for (const [name, act, label, value] of answers(state)) key(keys, name, label, () => choose(act, value)).disabled = act === "edit" && !editable();
+    if (there) for (const [name, act, label, value] of answers(state)) {
+      const button = key(keys, name, label, () => choose(act, value));
+      button.disabled = act === "edit" && !editable();
+      if (state.mine) button.setAttribute("aria-pressed", String(state.mine.do === act && (value === undefined || state.mine.value === value)));
+    }
     if (there) key(keys, "s", "Skip", skip, true);
+    key(keys, "ArrowUp", "Back", () => go(-1), true).disabled = state.row === 0;
+    key(keys, "ArrowDown", "Next", () => go(1), true).disabled = state.row === state.total - 1;
+    key(keys, "g", "Go to", ask, true);
     key(keys, "u", "Undo", undo, true);
     key(keys, "?", "Keys", explain, true).setAttribute("aria-expanded", String(!help.hidden));
   }
@@ -180,7 +198,9 @@ export function annotate(el, source) {
     const heard = (state.about?.length ? state.about : state.around) || [];
     read.textContent = heard.map(({ name, text }) => `${name}: ${text === null ? "no value" : text.slice(0, 300)}`).join(". ");
     buttons();
-    const where = done ? `All ${count(state.total)} row${state.total === 1 ? " is" : "s are"} decided.` : `Row ${count(state.row + 1)} of ${count(state.total)}.`;
+    own.hidden = !state.mine;
+    own.textContent = state.mine ? `You decided: ${words(state.mine).toLowerCase()}${state.mine.do === "edit" ? `: ${state.mine.value}` : ""}` : "";
+    const where = done ? `All ${count(state.total)} row${state.total === 1 ? " is" : "s are"} decided.` : `Row ${count(state.row + 1)} of ${count(state.total)}.${state.mine ? ` ${own.textContent.slice(0, 200)}.` : ""}`;
     say(before ? `${before}. ${where}` : where);
   }
 
@@ -210,6 +230,8 @@ export function annotate(el, source) {
   const decide = (act, value, before) => send("decide", { row: state.row, key: state.key, do: act, value }, before);
   const skip = () => send("annotate_state", { after: state.row }, "Skipped");
   const undo = () => send("undo", {}, "Taken back");
+  const to = (row) => { if (row >= 0 && row < state.total && row !== state.row) send("annotate_state", { row }); };
+  const go = (by) => to(state.row === null ? (by < 0 ? state.total - 1 : 0) : state.row + by);
   const editable = () => Boolean(state.about?.[0]?.edits);
 
   function choose(act, value) {
@@ -223,7 +245,9 @@ export function annotate(el, source) {
     const box = about.firstChild;
     editor = add(null, "textarea", { "aria-label": `Edit ${name}`, dir: "auto", spellcheck: "true" });
     editor.value = edits === true ? text : edits;
+    const before = state.mine?.do === "edit" ? state.mine.value : null;
     editor.defaultValue = editor.value; // as a text area holds it: line ends may be others
+    if (before !== null) editor.value = before;
     box.replaceChildren(box.firstChild, editor);
     editor.style.height = `${Math.min(480, editor.scrollHeight + 8)}px`;
     buttons();
@@ -241,11 +265,31 @@ export function annotate(el, source) {
     root.focus({ preventScroll: true });
   }
 
+  // A row by its number.
+  function ask() {
+    if (busy || editor) return;
+    keys.replaceChildren();
+    const input = add(keys, "input", { type: "number", min: "1", max: String(state.total), "aria-label": `Go to row, 1 to ${state.total}` });
+    input.value = String((state.row ?? 0) + 1);
+    input.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key !== "Enter" && event.key !== "Escape") return;
+      event.preventDefault();
+      const row = Math.round(Number(input.value)) - 1;
+      buttons();
+      root.focus({ preventScroll: true });
+      if (event.key === "Enter") to(Math.max(0, Math.min(state.total - 1, row)));
+    });
+    input.addEventListener("blur", () => { if (keys.contains(input)) buttons(); });
+    input.focus();
+    input.select();
+  }
+
   function explain() {
     help.hidden = !help.hidden;
     help.replaceChildren();
     const own = state.mode === "rate" ? [[`1 to ${state.highest}`, "rate"]] : answers(state).map(([name, , label]) => [SHOWN[name] || name, label.toLowerCase()]);
-    const rest = [["s", "skip: the row comes again"], ["u", "undo the last decision"], ["f", "show all of long texts, or fold them"], ["?", "these keys"]];
+    const rest = [["s", "skip: the row comes again"], ["u", "undo the last decision"], ["↑ ↓", "the row before, the next one: a decision made there replaces yours"], ["Home End", "the first and the last row"], ["g", "go to a row by its number"], ["f", "show all of long texts, or fold them"], ["?", "these keys"]];
     const editing = state.mode === "review" ? [["Ctrl+Enter", "save what was edited (⌘+Enter on a Mac)"], ["Escape", "leave without saving"]] : [];
     for (const [name, does] of [...own, ...editing, ...rest]) {
       const row = add(help, "div");
@@ -271,6 +315,9 @@ export function annotate(el, source) {
     else if (editor && name !== "Escape") return;
     else if (editor) leave();
     else if (name === "s" && state.row !== null) skip();
+    else if (name === "ArrowUp" || name === "ArrowDown") go(name === "ArrowUp" ? -1 : 1);
+    else if (name === "Home" || name === "End") to(name === "Home" ? 0 : state.total - 1);
+    else if (name === "g") ask();
     else if (name === "u") { if (!event.repeat) undo(); }
     else if (name === "?") explain();
     else if (name === "f") for (const button of root.querySelectorAll("button.fold")) button.click();
@@ -289,18 +336,7 @@ export function annotate(el, source) {
   return () => { gone = true; root.remove(); };
 }
 
-function render({ model, el }) {
-  const waiting = new Map(), mine = Math.random().toString(36).slice(2);
-  let last = 0;
-  const ask = (op, values) => new Promise((answer) => {
-    const id = `${mine}-${++last}`;
-    waiting.set(id, answer);
-    model.send({ ...values, op, id });
-  });
-  const received = (message) => { waiting.get(message.id)?.(message.error ? message : message.result); waiting.delete(message.id); };
-  model.on("msg:custom", received);
-  const down = annotate(el, { data: model.get("data"), ask });
-  return () => { model.off("msg:custom", received); down(); };
-}
-
-export default { render };
+export default host((el, model, ask) => {
+  const told = async (op, values) => { const answer = await ask(op, values); return answer.error ? answer : answer.result; };
+  return annotate(el, { data: model.get("data"), ask: told });
+});

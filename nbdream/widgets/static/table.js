@@ -4,11 +4,14 @@
 // table(el, source) builds it in `el` and gives the function that takes it down. `source` is
 //   first            the first page: {columns: [{name, type, beside?}], rows: [[cell]], numbers?, total, failures}
 //   note             a line that stands below
+//   changed          whether the first page is that of the rows in which columns that stand side by side differ
 //   page(request)    a promise of a page; request: {start, count, columns: names or null for all, sort: [{column, reverse}], search,
 //                    filter: {column: text}, changed, failures}
 //   value(request)   a promise of one whole value {text, length, parts?}; request: {row, column, failures}
 // Without `page` there is the first page and nothing to ask for. A cell is null, a text, {text, length} of a cut one, or
 // {parts: [[text, differs]]}. An answer {error} is said, and what is shown stays.
+
+import { host } from "./host.js";
 
 const PAGE = 50; // rows that are asked for at once
 const HIGHEST = 8e6; // pixels that every browser can scroll; a longer table is scrolled by fractions
@@ -38,12 +41,12 @@ const STYLE = `
 .nbd-pane { position: sticky; top: 0; overflow: hidden; }
 .nbd-table table { border-collapse: separate; border-spacing: 0; table-layout: fixed; margin: 0; font-size: inherit; color: inherit; }
 .nbd-table thead { position: relative; z-index: 1; }
-.nbd-table th { height: ${HEAD}px; padding: 0 8px; text-align: start; font-weight: 600; background: var(--bg2); border-bottom: 1px solid var(--b); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.nbd-table table th { height: ${HEAD}px; padding: 0 8px; text-align: start; font-weight: 600; background: var(--bg2); border-bottom: 1px solid var(--b); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .nbd-table th button { font-weight: 600; max-width: 100%; overflow: hidden; text-overflow: ellipsis; }
 .nbd-table th i { color: var(--accent); font-style: normal; } .nbd-table th input[type=search] { width: 100%; font-weight: 400; }
 .nbd-table tbody tr { background: var(--bg); } .nbd-table tbody tr.odd { background: var(--row); }
 .nbd-table tbody tr:hover, .nbd-view:focus tbody tr.at { background: var(--jp-rendermime-table-row-hover-background, rgba(9, 105, 218, .1)); }
-.nbd-table td { padding: 4px 8px; vertical-align: top; border: 0; border-bottom: 1px solid var(--b); text-align: start; max-width: none; white-space: normal; }
+.nbd-table table td { padding: 4px 8px; vertical-align: top; border: 0; border-bottom: 1px solid var(--b); text-align: start; max-width: none; white-space: normal; }
 .nbd-view:focus-visible td.at { box-shadow: inset 0 0 0 2px var(--accent); }
 .nbd-cell { white-space: pre-wrap; overflow-wrap: anywhere; overflow: hidden; text-align: start; }
 tr:not(.open) > td > .nbd-cell { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: var(--lines); max-height: calc(var(--lines) * ${LINE}px); }
@@ -72,7 +75,7 @@ const lengthOf = (cell) => cell?.length ?? cell?.parts?.reduce((sum, [text]) => 
 
 export function table(el, source) {
   const id = `nbd-${++made}`, live = Boolean(source.page);
-  const ask = { sort: [], search: "", filter: {}, changed: false, failures: false }; // what is asked for
+  const ask = { sort: [], search: "", filter: {}, changed: Boolean(source.changed), failures: false }; // what is asked for
   let answered = { ...ask }; // what is shown
   let era = 0, columns = [], total = 0, lines = 1, height = LINE + PAD, y = 0, at = { row: 0, column: 0 }, frame = 0, placed = 0, headed = "", summary = "", timer = 0;
   const pages = new Map(), asked = new Set(), opened = new Map(), values = new Map(), shown = new Map();
@@ -380,21 +383,11 @@ export function table(el, source) {
   // What is out of sight may have had no height when it was drawn, and its size does not change when it comes into view.
   const again = () => { if (view.clientHeight) move(y); }, size = new ResizeObserver(again), sight = new IntersectionObserver(again);
   for (const watcher of [size, sight]) watcher.observe(view);
+  size.observe(head); // another theme has other letters
   return () => { era++; clearTimeout(timer); size.disconnect(); sight.disconnect(); cancelAnimationFrame(frame); root.remove(); };
 }
 
-function render({ model, el }) {
-  const waiting = new Map(), mine = Math.random().toString(36).slice(2);
-  let last = 0;
-  const ask = (op) => (request) => new Promise((answer) => {
-    const id = `${mine}-${++last}`;
-    waiting.set(id, answer);
-    model.send({ ...request, op, id });
-  });
-  const received = (message) => { waiting.get(message.id)?.(message); waiting.delete(message.id); };
-  model.on("msg:custom", received);
-  const down = table(el, { first: model.get("first"), label: model.get("label"), note: model.get("note"), page: ask("page"), value: ask("value") });
-  return () => { model.off("msg:custom", received); down(); };
-}
-
-export default { render };
+export default host((el, model, ask) => {
+  const way = (op) => (request) => ask(op, request);
+  return table(el, { first: model.get("first"), label: model.get("label"), note: model.get("note"), page: way("page"), value: way("value") });
+});
