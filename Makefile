@@ -49,7 +49,8 @@ docs: $(READY) ## Write the reference from the code
 bench: $(READY) ## Measure what the README promises
 	@$(BIN)/python -m benchmarks
 
-stress: $(READY) ## The engine under load and under kills, longer than a test may take
+stress: $(READY) $(BROWSER) ## What is longer than a test may take: stories in the browser, the engine under load and under kills
+	@$(BIN)/python -m pytest -m stress
 	@$(BIN)/python -m benchmarks stress
 
 clean: ## Remove what was made, the virtual environment included

@@ -76,6 +76,9 @@ _isolate(HOME, HUB_PORT)
 hypothesis.settings.register_profile("nbdream", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("nbdream")
 
+# One JupyterLab for all tests of a process.
+pytest_plugins = ("tests.browsing",)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What may take longest begins first (with ``--no-loadscope-reorder``): no worker is left alone with it at the end."""

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nbdream.widgets.annotate import ANNOTATE
-from tests.conftest import ROOT
-from tests.test_browser import ARGUMENTS, CHROMIUM, KERNEL, lab
+from tests.browsing import Lab, Opens, needs_chromium, needs_extension
 
-__all__ = ["lab"]
-
-BUILT = ROOT / "nbdream" / "labextension"
-PICTURES = ROOT / "test-output"
 SETUP = """%load_ext nbdream
 %dream open ./output
 rows = [{'topic': f'<b>topic</b> {at}', 'one': f'A short haiku, number {at}.', 'two': f'{at}: a longer one.'} for at in range(20)]
@@ -26,18 +20,6 @@ CELLS = [
     "texts.annotate()",
     "%%annotate rated --from rows --rate 5 --by ana",
 ]
-RUN = """async (number) => {
-  const notebook = window.jupyterapp.shell.currentWidget.content;
-  notebook.activeCellIndex = number;
-  notebook.deselectAll();
-  const late = new Promise((_, fail) => setTimeout(() => fail(new Error(`cell ${number} does not end`)), 20000));
-  await Promise.race([window.jupyterapp.commands.execute('notebook:run-cell'), late]);
-}"""
-RESTART = """async () => {
-  const context = window.jupyterapp.shell.currentWidget.context.sessionContext;
-  await context.restartKernel();
-  await context.session.kernel.requestKernelInfo();
-}"""
 SAID = "document.querySelectorAll('.nbd-ann-said')"
 ACTIVE = "document.activeElement"
 ALLOWED = {
@@ -45,12 +27,7 @@ ALLOWED = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _notebook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tests.test_browser.CELLS", CELLS)
-    (tmp_path / "share" / "labextensions").mkdir(parents=True)
-    (tmp_path / "share" / "labextensions" / "nbdream").symlink_to(BUILT)
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(150), needs_chromium, needs_extension]
 
 
 class Keys:
@@ -76,38 +53,24 @@ class Keys:
         self.says(says)
 
 
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-@pytest.mark.skipif(not (BUILT / "package.json").exists(), reason="the extension is not built: make setup")
-def test_twenty_rows_with_the_keyboard_alone(lab: str, tmp_path: Path) -> None:
-    sync = pytest.importorskip("playwright.sync_api")
-    PICTURES.mkdir(exist_ok=True)
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1000, "height": 800})
-        page.set_default_timeout(30_000)
-        trouble: list[str] = []
-        page.on("request", lambda request: None if "//127.0.0.1:" in request.url or "blob:" in request.url else trouble.append(request.url))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.goto(lab)
-        page.wait_for_function(f"{KERNEL}?.connectionStatus == 'connected' && {KERNEL}?.status == 'idle'")
-        _decides_twelve(page)
-        page.evaluate(RESTART)
-        _finishes(page)
-        _edits(page)
-        assert set(page.evaluate("[...new Set([...document.querySelectorAll('.nbd-ann, .nbd-ann *')].map(e => e.localName))]")) <= ALLOWED
-        cells = page.evaluate("window.jupyterapp.shell.currentWidget.content.model.toJSON().cells")
-        assert trouble == []
-        browser.close()
+def test_twenty_rows_with_the_keyboard_alone(opens: Opens) -> None:
+    lab = opens(CELLS)
+    _decides_twelve(lab)
+    lab.restart()
+    _finishes(lab)
+    _edits(lab)
+    page = lab.page
+    assert set(page.evaluate("[...new Set([...document.querySelectorAll('.nbd-ann, .nbd-ann *')].map(e => e.localName))]")) <= ALLOWED
+    cells = page.evaluate("window.jupyterapp.shell.currentWidget.content.model.toJSON().cells")
     assert set(cells[1]["outputs"][0]["data"]) == {"text/plain", "text/html", ANNOTATE}
     assert [cell["source"] for cell in cells] == CELLS, "no key went to the notebook"
+    lab.is_clean()
 
 
-def _decides_twelve(page: Any) -> None:
-    page.evaluate(RUN, 0)
-    page.evaluate(RUN, 1)
+def _decides_twelve(lab: Lab) -> None:
+    page = lab.page
+    lab.run(0)
+    lab.run(1)
     keys = Keys(page, 0)
     keys.says("Row 1 of 20.")
     keys.tab_into()
@@ -122,15 +85,16 @@ def _decides_twelve(page: Any) -> None:
     for row in range(3, 14):
         keys.press("ArrowRight", f"Right. Row {row + 1} of 20.")
     page.keyboard.press("?")
-    page.screenshot(path=PICTURES / "annotate-light.png")
+    lab.picture("annotate-light")
     page.keyboard.press("?")
     assert page.evaluate(f"{ACTIVE}.classList.contains('nbd-ann')"), "focus stays"
     assert page.evaluate("window.jupyterapp.shell.currentWidget.content.activeCellIndex") == 1
 
 
-def _finishes(page: Any) -> None:
-    page.evaluate(RUN, 0)
-    page.evaluate(RUN, 1)
+def _finishes(lab: Lab) -> None:
+    page = lab.page
+    lab.run(0)
+    lab.run(1)
     keys = Keys(page, 0)
     keys.says("Row 2 of 20.")
     assert page.locator(".nbd-ann-bar").first.inner_text().split()[1:4] == ["12", "of", "20"]
@@ -142,11 +106,11 @@ def _finishes(page: Any) -> None:
     assert "20 of 20 rows decided" in page.locator(".nbd-ann").first.inner_text()
 
 
-def _edits(page: Any) -> None:
-    page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
-    page.wait_for_function("document.body.dataset.jpThemeLight == 'false'")
-    page.evaluate(RUN, 2)
-    page.evaluate(RUN, 3)
+def _edits(lab: Lab) -> None:
+    page = lab.page
+    lab.dark()
+    lab.run(2)
+    lab.run(3)
     keys = Keys(page, 2)
     keys.says("Row 1 of 20.")
     keys.tab_into()
@@ -154,15 +118,15 @@ def _edits(page: Any) -> None:
     keys.press("e", "Editing.")
     page.keyboard.press("Control+End")
     page.keyboard.type(" dd a rr?")  # what would be keys outside
-    page.screenshot(path=PICTURES / "annotate-dark.png")
+    lab.picture("annotate-dark")
     keys.press("Escape", "Not edited. Row 2 of 20.")
     keys.press("e", "Editing.")
     page.keyboard.type("Better. ")
     keys.press("Control+Enter", "Edited. Row 3 of 20.")
     keys.press("r", "Rejected. Row 4 of 20.")
-    page.evaluate(RUN, 4)
+    lab.run(4)
     rates = Keys(page, 3)
     rates.says("Row 1 of 20.")
     rates.tab_into()
     rates.press("4", "Rated 4. Row 2 of 20.")
-    page.screenshot(path=PICTURES / "annotate-rate-dark.png")
+    lab.picture("annotate-rate-dark")

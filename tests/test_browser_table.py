@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import nbformat
 import pytest
 
-from tests.test_browser import ARGUMENTS, CHROMIUM, KERNEL, lab
-from tests.test_browser_lab import BUILT, NOTEBOOKS, PICTURES, Lab, address, chromium, root
-
-__all__ = ["address", "chromium", "lab", "root"]
+from tests.browsing import TEXT, Lab, Opens, needs_chromium, needs_extension
 
 SETUP = """%load_ext nbdream
 %dream open ./output
@@ -28,12 +21,6 @@ unsure = EchoLLM(answers=["Yes.", "<b>Perhaps</b>"])
 picked = Filter("picked", inputs={"rows": hostile.take(20)}, args={"llm": unsure, "template": "Good? {{ text }}"})"""
 CELLS = [SETUP, "big.browse()", "hostile.browse()", "first.browse(second)", "picked.browse()"]
 
-RUN = """async (number) => {
-  const notebook = window.jupyterapp.shell.currentWidget.content;
-  notebook.activeCellIndex = number;
-  notebook.deselectAll();
-  await window.jupyterapp.commands.execute('notebook:run-cell');
-}"""
 OPENED = """async (number) => {
   const began = performance.now();
   const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -51,40 +38,37 @@ ALLOWED = {
 }  # fmt: skip
 
 
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_a_million_rows_and_hostile_texts(lab: str, tmp_path: Path) -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, tmp_path / "n.ipynb")
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as playwright:
-        PICTURES.mkdir(exist_ok=True)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1000, "height": 800})
-        page.set_default_timeout(60_000)
-        trouble: list[str] = []
-        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: None if "//127.0.0.1:" in request.url or "blob:" in request.url else trouble.append(request.url))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.goto(lab)
-        page.wait_for_function(f"{KERNEL}?.connectionStatus == 'connected' && {KERNEL}?.status == 'idle'")
-        page.evaluate(RUN, 0)
+LIVE = [
+    "%load_ext nbdream\n%dream open ./live\n%dream model slow = echo/live delay=0.3 max_concurrency=4",
+    """from nbdream.steps import DataSource
+rows = DataSource("rows", data={"a": ["red fox", "same"], "b": ["blue fox", "same"]})
+rows.browse(columns=("a", "b"))""",
+    "rows.failures.browse()",
+    "%%generate long -m slow -n 2000\nHello",
+]
 
-        ran, opened = page.evaluate(OPENED, 1)
-        assert opened - ran < 1000, f"the table was there {opened - ran:.0f} ms after its cell"
-        _scrolls_and_searches(page)
-        _shows_hostile_texts_as_text(page)
-        _shows_two_versions(page)
-        _shows_failed_rows(page)
-        assert set(page.evaluate(TAGS)) <= ALLOWED
-        assert trouble == []
-        browser.close()
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(150), needs_chromium]
 
 
-def _scrolls_and_searches(page: Any) -> None:
+def test_a_million_rows_and_hostile_texts(opens_plain: Opens) -> None:
+    lab = opens_plain(CELLS)
+    page = lab.page
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    lab.run(0)
+    ran, opened = page.evaluate(OPENED, 1)
+    assert opened - ran < 1000, f"the table was there {opened - ran:.0f} ms after its cell"
+    _scrolls_and_searches(lab)
+    _shows_hostile_texts_as_text(lab)
+    _shows_two_versions(lab)
+    _shows_failed_rows(lab)
+    assert set(page.evaluate(TAGS)) <= ALLOWED
+    assert dialogs == []
+    lab.is_clean()
+
+
+def _scrolls_and_searches(lab: Lab) -> None:
+    page = lab.page
     table = page.locator(".nbd-table").first
     assert "1,000,000 rows" in table.inner_text()
     view = table.locator(".nbd-view")
@@ -94,7 +78,7 @@ def _scrolls_and_searches(page: Any) -> None:
     assert page.evaluate("() => window.jupyterapp.shell.currentWidget.content.mode") == "command"
     active = view.get_attribute("aria-activedescendant")
     assert page.locator(f"#{active}").inner_text() == "999999"
-    page.screenshot(path=PICTURES / "table-light.png")
+    lab.picture("table-light")
     view.press("Home")
     page.wait_for_function(f"({CELLS_OF})(0).includes('row 0 of a long table')")
     view.evaluate("view => { view.scrollTop = view.scrollHeight / 2 }")
@@ -110,19 +94,19 @@ def _scrolls_and_searches(page: Any) -> None:
     page.wait_for_function("document.querySelector('.nbd-wrong')?.textContent.includes('is no comparison')")
 
 
-def _shows_hostile_texts_as_text(page: Any) -> None:
-    page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
-    page.evaluate(RUN, 2)
+def _shows_hostile_texts_as_text(lab: Lab) -> None:
+    page = lab.page
+    lab.dark()
+    lab.run(2)
     table = page.locator(".nbd-table").nth(1)
     table.locator("tbody td").first.wait_for()
     view = table.locator(".nbd-view")
     view.scroll_into_view_if_needed()
-    page.wait_for_function("document.body.dataset.jpThemeLight == 'false'")
     assert page.evaluate(CELLS_OF, 1)[1:3] == ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>"]
     assert page.locator(".nbd-table script, .nbd-table img, .nbd-table a").count() == 0
     view.focus()
     view.press("Enter")
-    page.screenshot(path=PICTURES / "table-dark.png")
+    lab.picture("table-dark")
     for _ in range(40):
         view.press("PageDown")
     view.press("End")
@@ -134,18 +118,20 @@ def _shows_hostile_texts_as_text(page: Any) -> None:
     page.wait_for_function(f"Math.max(...({CELLS_OF})(1).map(text => text.length)) < 3000")
 
 
-def _shows_two_versions(page: Any) -> None:
-    page.evaluate(RUN, 3)
+def _shows_two_versions(lab: Lab) -> None:
+    page = lab.page
+    lab.run(3)
     table = page.locator(".nbd-table").nth(2)
     table.locator("tbody td").first.wait_for()
     table.scroll_into_view_if_needed()
     assert table.locator("ins").all_inner_texts() == ["now ", "faster!", "5"]
     table.get_by_label("only rows that differ").check()
-    page.screenshot(path=PICTURES / "versions-dark.png")
+    lab.picture("versions-dark")
 
 
-def _shows_failed_rows(page: Any) -> None:
-    page.evaluate(RUN, 4)
+def _shows_failed_rows(lab: Lab) -> None:
+    page = lab.page
+    lab.run(4)
     table = page.locator(".nbd-table").nth(3)
     table.locator("tbody td").first.wait_for()
     table.get_by_role("tab", name="failed").click()
@@ -153,51 +139,31 @@ def _shows_failed_rows(page: Any) -> None:
     heads = table.locator("th[scope=col]").all_inner_texts()
     assert heads[:3] == ["row", "error", "said"]
     table.scroll_into_view_if_needed()
-    page.screenshot(path=PICTURES / "failed-dark.png")
+    lab.picture("failed-dark")
     table.get_by_role("tab", name="Rows").click()
     page.wait_for_function("[...document.querySelectorAll('.nbd-table')][3].querySelector('th[scope=col]').innerText.startsWith('text')")
 
 
-# --- with the extension -------------------------------------------------------------------------------------------------
-
-LIVE = [
-    "%load_ext nbdream\n%dream open ./live\n%dream model slow = echo/live delay=0.3 max_concurrency=4",
-    """from nbdream.steps import DataSource
-rows = DataSource("rows", data={"a": ["red fox", "same"], "b": ["blue fox", "same"]})
-rows.browse(columns=("a", "b"))""",
-    "rows.failures.browse()",
-    "%%generate long -m slow -n 2000\nHello",
-]
-NOTEBOOKS["live.ipynb"] = LIVE
-OUTPUTS = "() => [...document.querySelectorAll('.jp-OutputArea-output')].map(output => output.innerText).join('\\n')"
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-@pytest.mark.skipif(not (BUILT / "package.json").exists(), reason="the extension is not built")
-def test_when_the_kernel_is_gone_a_picture_is_there(chromium: Any, address: str) -> None:
-    opened = Lab(chromium, address, "live.ipynb")
-    page = opened.page
-    for number in (0, 1, 2):
-        page.evaluate(RUN, number)
+@pytest.mark.stress
+@needs_extension
+def test_when_the_kernel_is_gone_a_picture_is_there(opens: Opens) -> None:
+    lab = opens(LIVE)
+    page = lab.page
+    lab.run(0, 1, 2)
     page.locator(".nbd-table ins", has_text="blue").wait_for()
     page.get_by_role("checkbox", name="only rows that differ").check()
     page.locator(".nbd-said", has_text="1 of 2 rows").wait_for()
-    page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 3 }")
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
-    opened.wait("/[1-9]\\d* new/.test(document.querySelector('.nbd-meter')?.innerText)")
-    opened.picture("meter-light")
-    opened.command("docmanager:save")
-    page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown()")
-    opened.wait("!document.querySelector('.nbd-meter')")
-    opened.wait(f"({OUTPUTS})().includes('The cell was running when this was saved')")
-    seen = page.evaluate(OUTPUTS)
+    lab.begin(3)
+    lab.wait("/[1-9]\\d* new/.test(document.querySelector('.nbd-meter')?.innerText)")
+    lab.picture("meter-light")
+    lab.command("docmanager:save")
+    page.evaluate("() => { window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown() }")
+    lab.wait("!document.querySelector('.nbd-meter')")
+    lab.wait(f"{TEXT}.includes('The cell was running when this was saved')")
+    seen = lab.text()
     assert "blue fox" in seen
     assert "1 of 2 rows differ" in seen
     assert "not found" not in seen
     assert "Loading" not in seen
-    assert opened.elsewhere == []
-    assert [error for error in opened.errors if "widget" in error.lower()] == []
-    page.close()
+    assert lab.elsewhere == []
+    assert [error for error in lab.errors if "widget" in error.lower()] == []

@@ -36,7 +36,8 @@ def kept(folder: Path) -> set[str]:
 # --- ls ---------------------------------------------------------------------------------------------------------------
 
 
-def test_ls(session: Session, openai_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ls(session: Session, openai_server: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # the width of a terminal: a narrow one cuts columns
     gpt = OpenAI("gpt-4.1", base_url=openai_server.base_url, price={"input": 1.0, "output": 2.0})
     Generate("paid", args={"llm": gpt, "template": "Hello there", "n": 3})
     unpriced = OpenAI("own", base_url=openai_server.base_url)

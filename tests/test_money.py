@@ -400,7 +400,7 @@ def test_a_dry_run_pays_for_rows_that_the_run_uses(session: Session, server: Ope
         (lambda args: Generate("a", args={**args, "template": "hi", "n": 100}), 80),
         (lambda args: Generate("a", args={**args, "template": "hi", "n": 100, "temperature": 0}), 0),
         (lambda args: Generate("a", inputs={"rows": rows(50).output}, args={**args, "template": "{{ text }}", "draws": 3}), 90),
-        (lambda args: Filter("a", inputs={"rows": rows(50).output}, args={**args, "template": "{{ text }}? yes"}), 30),
+        (lambda args: Filter("a", inputs={"rows": rows(50).output}, args={**args, "template": "yes, {{ text }}"}), 30),
         (lambda args: DataFromPrompt("a", args={**args, "instruction": "hi", "n": 30}), 10),
         (lambda args: ProcessWithPrompt("a", inputs={"inputs": rows(50).output["text"]}, args={**args, "instruction": "go"}), 30),
     ],
