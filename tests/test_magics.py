@@ -15,6 +15,7 @@ from nbdream import context
 from nbdream.errors import ArgumentError, NbDreamError, SessionError, Stopped
 from nbdream.magics.completion import complete
 from nbdream.magics.extension import CELL_MAGICS
+from nbdream.widgets.measures import CURVE
 from tests.notebook import CellResult, Kernel, Shell, kernel_in
 
 ROWS = [{"haiku": f"poem number {number}", "length": number} for number in range(12)]
@@ -616,7 +617,7 @@ def test_training_shows_a_live_curve_stops_at_once_and_resumes(kernel: Kernel) -
         result.messages.append(message)
     assert max(points(message) for message in result.messages) >= 10  # on the page, before the run ended
     (last,) = result.outputs
-    assert set(last["content"]["data"]) == {"text/plain", "image/svg+xml"}
+    assert set(last["content"]["data"]) == {"text/plain", "image/svg+xml", CURVE}
     assert "counter · demo · 24 steps · learning rate 2e-05 · loss " in last["content"]["data"]["text/plain"]
     assert last["content"]["data"]["image/svg+xml"].count("<polyline") == 2
     assert value(kernel, "'torch' in sys.modules") is False

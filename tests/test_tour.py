@@ -73,7 +73,7 @@ def run(folder: Path, **values: Any) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("session", ["./output", ":memory:"])
+@pytest.mark.parametrize("session", ["./output", pytest.param(":memory:", marks=pytest.mark.stress)])
 def test_the_papers_first_example(session: str, openai_server: Any, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", openai_server.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", "no-key-is-needed-here")
