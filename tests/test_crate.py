@@ -17,7 +17,8 @@ from nbdream.cards.linked import Publication, PublishedFile
 from tests.graphs import place, three_steps, tweets
 from tests.hostile import HOSTILE
 from tests.standards import TERMS, crate_validator
-from tests.test_croissant import Rows, assert_no_nodes_of_others, foreign_graph, hostile_graph
+from tests.test_croissant import assert_no_nodes_of_others, foreign_graph, hostile_graph
+from tests.test_hub import Rows
 
 FILE = "data/train-00000-of-00001.parquet"
 BARE = "process-run-crate-0.5"

@@ -22,6 +22,7 @@ from nbdream.errors import HubError
 from tests.graphs import CITATION, GPT, MADE, T5, place, three_steps, tweets
 from tests.hostile import HOSTILE
 from tests.standards import faults, nodes, opened, plain, rows, validated
+from tests.test_hub import Rows
 
 PROV_LABEL = rdflib.URIRef("http://www.w3.org/ns/prov#label")
 """Of PROV, though not of PROV-O: as Croissant 1.1 has it."""
@@ -113,28 +114,6 @@ TYPES_OF_COLUMNS = {
     "bytes": [b"x", b"y", None],
     "split": ["a", "b", "c"],
 }
-
-
-class Runner:
-    """What a handle asks of its session: its graph."""
-
-    def __init__(self, graph: dict[str, Any]) -> None:
-        self._graph = graph
-
-    def graph(self, handle: Any) -> dict[str, Any]:
-        return self._graph
-
-
-class Rows:
-    """A finished step with rows, as `StepHandle` shows it."""
-
-    def __init__(self, table: pa.Table, graph: dict[str, Any] | None = None) -> None:
-        self.rows = table
-        self.runner = Runner(graph or tweets())
-        self.output = self
-
-    def table(self) -> pa.Table:
-        return self.rows
 
 
 def test_lists_structs_and_odd_names_load(tmp_path: Path) -> None:

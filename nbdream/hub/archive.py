@@ -35,6 +35,9 @@ STORED = (".safetensors",)
 """What does not get smaller."""
 RATIO, SMALL = 250, 64 << 20
 """How many times smaller than its content a file may be packed, from so many bytes of content on."""
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+"""What `zipfile` raises over a file that a stranger made: no zip, damaged, cut off, packed or encrypted as it does not know, a seek
+before the beginning, a date or an extra field that is none. It has no common class for them."""
 
 Content = Path | bytes
 Progress = Callable[[int, int], None]
@@ -106,7 +109,7 @@ class Archive:
             raise DataError(f"there is no archive {self.path}", "give the path of a zip that %dream share wrote")
         try:
             self._zip = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise refusal(self.path, f"it is no zip ({_said(error)})") from None
         try:
             self._infos = self._looked_at(self._zip.infolist())
@@ -184,7 +187,7 @@ class Archive:
                     if size > most:
                         raise refusal(self.path, f"{shown(info.filename)} is longer than it says")
                     yield chunk
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except UNREADABLE as error:
             if isinstance(error, NbDreamError):
                 raise
             raise refusal(self.path, f"{shown(info.filename)} is damaged ({_said(error)})") from None
