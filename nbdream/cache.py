@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from nbdream import quickjson
 from nbdream.errors import BrokenFileError, SessionError
 from nbdream.files import Lock, disk_errors
 
@@ -276,7 +277,7 @@ class CallCache:
 
     def _decode(self, stored: str) -> dict[str, Value]:
         try:
-            values: dict[str, Value] = json.loads(stored)
+            values: dict[str, Value] = quickjson.loads(stored)
         except (ValueError, RecursionError):
             values = {"": {}}
         if not all(isinstance(value, dict) and value for value in values.values()):

@@ -29,7 +29,8 @@ def remember(value: str | None, name: str = "a given key") -> None:
 
 def known() -> dict[str, str]:
     """The credentials known now, longest first, each with the name that messages call it by."""
-    found = {value.strip(): name for name, value in os.environ.items() if name.upper().endswith(ENDINGS) and len(value.strip()) >= SHORTEST}
+    told = {name: os.environ.get(name, "").strip() for name in os.environ if name.upper().endswith(ENDINGS)}
+    found = {value: name for name, value in told.items() if len(value) >= SHORTEST}
     with _lock:
         found |= {value: name for value, name in _given.items() if value not in found}
     # The longest first: a key that begins with another one is replaced whole.

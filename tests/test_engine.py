@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import hashlib
 import itertools
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -392,6 +394,28 @@ def test_a_long_stream_keeps_a_bounded_window(engine: Engine) -> None:
         next(stream)
     assert next(taken) < 5000
     stream.close()
+
+
+def test_the_collector_spares_what_was_there_only_while_a_cell_waits(engine: Engine) -> None:
+    llm = EchoLLM()
+
+    def frozen() -> list[bool]:
+        return [gc.get_freeze_count() > 0 for _ in engine.stream(llm, llm.requests(["a", "b"]))]
+
+    assert frozen() == [True, True]
+    assert gc.get_freeze_count() == 0
+    stream = engine.stream(llm, llm.requests(["a", "b"]))
+    next(stream)
+    stream.close()
+    assert gc.get_freeze_count() == 0
+    with ThreadPoolExecutor(1) as beside:
+        assert beside.submit(frozen).result() == [False, False]
+    gc.freeze()  # by the user, before a fork say
+    try:
+        assert frozen() == [True, True]
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
 
 
 def test_progress_counts_replies(engine: Engine, server: OpenAIServer) -> None:

@@ -21,6 +21,7 @@ LAYERS = {
         "difference",
         "foreign",
         "portable",
+        "quickjson",
         "machine",
         "optional",
         "context",

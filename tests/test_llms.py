@@ -382,6 +382,32 @@ def test_a_broken_answer_may_be_asked_for_again(server: OpenAIServer, monkeypatc
     assert not error.get("unreachable")
 
 
+def test_each_request_has_its_own_time_and_one_that_is_cancelled_stays_so(server: OpenAIServer) -> None:
+    server.fail("hang", "hang", "hang")
+    llm = OpenAI("m", base_url=server.base_url, timeout=1.5)
+    request = Request(({"role": "user", "content": "hi"},))
+
+    async def ask() -> tuple[float, float]:
+        first = asyncio.create_task(llm.complete(request))
+        await asyncio.sleep(0.8)
+        began = time.monotonic()
+        second, third = asyncio.create_task(llm.complete(request)), asyncio.create_task(llm.complete(request))
+        replies = [await first]
+        early = time.monotonic() - began
+        third.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await third
+        replies.append(await second)
+        assert [(reply.error or {})["message"] for reply in replies] == ["the server took too long"] * 2
+        assert (await llm.complete(request)).text  # nothing of the late ones is left
+        late = time.monotonic() - began
+        await llm.aclose()
+        return early, late
+
+    early, late = asyncio.run(ask())
+    assert early < 1.5 <= late
+
+
 def test_an_answer_that_leads_elsewhere_is_not_followed(server: OpenAIServer) -> None:
     server.fail("redirect")
     error = asked(OpenAI("m", base_url=server.base_url)).error or {}

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from nbdream.engine.batch_jobs import GOES_ON, Rhythm
 from nbdream.engine.batch_records import Records
 from nbdream.engine.batches import Batches
 from nbdream.engine.budget import Budget
+from nbdream.engine.collector import spared
 from nbdream.engine.commits import Commits
 from nbdream.engine.keys import Draws
 from nbdream.engine.lanes import Lanes, key_of, shared
@@ -76,6 +77,9 @@ class _Source:
     """Rows in the next chunk: doubled from chunk to chunk, and one again when the source proves slow."""
     taken: int = 0
     exhausted: bool = False
+    known: dict[str, str] = field(default_factory=dict)
+    """The credentials that there were a moment ago."""
+    known_until: float = 0.0
 
 
 class Engine:
@@ -246,20 +250,21 @@ class Engine:
         finished = False
         try:
             self._loop.call_soon_threadsafe(self._open, stream)
-            while True:
-                self._check(stream, stop, source)
-                while rows and rows[0].missing == 0:
-                    yield rows.popleft().replies
+            with spared():
+                while True:
                     self._check(stream, stop, source)
-                if not source.exhausted and (not rows or len(rows) <= source.room - source.size):
-                    self._hand_over(stream, source, rows)
-                elif rows:
-                    stream.wait(rows[0], TICK)
-                else:
-                    break
-                if on_progress is not None and time.monotonic() - reported >= TICK:
-                    reported = time.monotonic()
-                    on_progress(stream.progress())
+                    while rows and rows[0].missing == 0:
+                        yield rows.popleft().replies
+                        self._check(stream, stop, source)
+                    if not source.exhausted and (not rows or len(rows) <= source.room - source.size):
+                        self._hand_over(stream, source, rows)
+                    elif rows:
+                        stream.wait(rows[0], TICK)
+                    else:
+                        break
+                    if on_progress is not None and time.monotonic() - reported >= TICK:
+                        reported = time.monotonic()
+                        on_progress(stream.progress())
             finished = True
         finally:
             self._end(stream, wait=not finished)
@@ -277,17 +282,18 @@ class Engine:
     def _hand_over(self, stream: Stream, source: _Source, rows: deque[Row]) -> None:
         """Number the next chunk of requests and have it looked up."""
         assert self._loop is not None
-        known = self._secrets.known()
+        if (now := time.monotonic()) > source.known_until:
+            source.known, source.known_until = self._secrets.known(), now + TICK
         checked: object = None
         chunk: list[Row] = []
-        until = time.monotonic() + GATHER
+        until = now + GATHER
         while len(chunk) < source.size and len(rows) < source.room:
             request = next(source.requests, None)
             if request is None:
                 source.exhausted = True
                 break
-            if known:
-                self._refuse_credentials(request, source.taken, known, params=request.params is not checked)
+            if source.known:
+                self._refuse_credentials(request, source.taken, source.known, params=request.params is not checked)
                 checked = request.params
             row = new_row(source.taken, request, source.draws.number(request))
             source.taken += 1

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from json.encoder import encode_basestring
 from typing import Any
 
+from nbdream import quickjson
 from nbdream.llms.base import Message, Request, plain_json
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 def call_key(identity: Mapping[str, Any], request: Request) -> str:
@@ -27,35 +27,38 @@ class Keys:
     """Digests of requests to one model. What many requests share is encoded once."""
 
     def __init__(self, identity: Mapping[str, Any]) -> None:
-        self._model = _encode(plain_json(identity, "identity"))
+        self._model = _canonical(plain_json(identity, "identity"))
         self._params: Mapping[str, Any] | None = None
-        self._params_text = ""
+        self._params_text = b""
         self._schema: Mapping[str, Any] | None = None
-        self._schema_text = ""
+        self._schema_text = b""
 
     def digest(self, request: Request) -> str:
         """The sha256 of the canonical request, without its draw."""
         if request.params is not self._params:
             given = {name: plain_json(value, name) for name, value in request.params.items() if value is not None}
-            self._params, self._params_text = request.params, _encode(given)
-        messages = _messages(request.messages)
+            self._params, self._params_text = request.params, _canonical(given)
         if request.schema is not self._schema:
-            told = "" if request.schema is None else f',"schema":{_encode(plain_json(request.schema, "schema"))}'
+            told = b"" if request.schema is None else b',"schema":' + _canonical(plain_json(request.schema, "schema"))
             self._schema, self._schema_text = request.schema, told
-        seed = "null" if request.seed is None else str(int(request.seed))
-        text = f'{{"messages":{messages},"model":{self._model},"params":{self._params_text},"seed":{seed}{self._schema_text}}}'
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        seed = b"null" if request.seed is None else b"%d" % int(request.seed)
+        parts = (_messages(request.messages), self._model, self._params_text, seed, self._schema_text)
+        return hashlib.sha256(b'{"messages":%b,"model":%b,"params":%b,"seed":%b%b}' % parts).hexdigest()
 
 
-def _messages(messages: Sequence[Message]) -> str:
+def _canonical(value: Any) -> bytes:
+    return _encoder.encode(value).encode("utf-8", "surrogatepass")
+
+
+def _messages(messages: Sequence[Message]) -> bytes:
     """The JSON of messages, with sorted keys. Nearly all are of a role and a content: these are written without the encoder's detours."""
     parts = []
     for message in messages:
         if len(message) == 2 and type(message.get("content")) is str and type(message.get("role")) is str:
-            parts.append(f'{{"content":{encode_basestring(message["content"])},"role":{encode_basestring(message["role"])}}}')
+            parts.append(b'{"content":%b,"role":%b}' % (quickjson.quoted(message["content"]), quickjson.quoted(message["role"])))
         else:
-            parts.append(_encode(message))
-    return f"[{','.join(parts)}]"
+            parts.append(_canonical(message))
+    return b"[%b]" % b",".join(parts)
 
 
 class Draws:

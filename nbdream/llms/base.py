@@ -212,7 +212,7 @@ class LLM:
 
     # --- what a step asks ---------------------------------------------------------------------------------------------
 
-    @property
+    @functools.cached_property
     def batched(self) -> bool:
         """Whether it answers in batches, one at a time."""
         return type(self).complete_batch is not LLM.complete_batch

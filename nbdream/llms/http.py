@@ -47,39 +47,90 @@ class Transport:
         self._find = find
         self._timeout = timeout
         # Connections live on one event loop, a model in as many sessions as it likes.
-        self._posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, Callable[..., Any]]] = weakref.WeakKeyDictionary()
+        self._open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = weakref.WeakKeyDictionary()
 
     async def post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         """The status, the headers and the body of the answer to ``body``; what goes wrong is for `failures.of_exception`.
 
         An answer that leads elsewhere is given back, never followed: the key is for this host alone.
         """
-        found = self._posts.get(asyncio.get_running_loop())
-        async with (found[1] if found else await self._open())(data=body) as response:
-            return response.status, response.headers, await _read(response.content)
+        return await (self._open.get(asyncio.get_running_loop()) or await self._connections()).post(body)
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
-        found = self._posts.pop(asyncio.get_running_loop(), None)
+        found = self._open.pop(asyncio.get_running_loop(), None)
         if found is not None:
-            await found[0].close()
+            await found.aclose()
 
-    async def _open(self) -> Callable[..., Any]:
+    async def _connections(self) -> _Connections:
         endpoint = await self._find()
         aiohttp, loop = require("aiohttp", "all"), asyncio.get_running_loop()
-        if loop not in self._posts:
+        if loop not in self._open:
             address = importlib.import_module("yarl").URL(endpoint.url, encoded=True).with_user(None)
             secure, through = address.scheme == "https", proxy(endpoint.url)
             session = aiohttp.ClientSession(
                 # How many are in flight is the engine's business.
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=_certificates() if secure else True),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECTING),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECTING),
                 headers={**endpoint.headers, "User-Agent": f"nbdream/{__version__}"},
                 proxy=through,
             )
-            self._posts[loop] = session, functools.partial(session.post, address, allow_redirects=False)
-        return self._posts[loop][1]
+            self._open[loop] = _Connections(session, address, self._timeout)
+        return self._open[loop]
+
+
+class _Connections:
+    """The connections of one event loop. What takes longer than ``seconds`` ends with a `TimeoutError`.
+
+    One timer does for all requests, since all have the same time; aiohttp has one for each, which is a twentieth of what a call costs.
+    """
+
+    def __init__(self, session: Any, address: Any, seconds: float) -> None:
+        self._session = session
+        self._send = functools.partial(session.post, address, allow_redirects=False)
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._began: dict[asyncio.Task[Any], float] = {}
+        """When each request under way began, the first one first."""
+        self._late: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """One request and its answer."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
+        self._began[task] = began = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(began + self._seconds, self._end_late)
+        try:
+            async with self._send(data=body) as response:
+                return response.status, response.headers, await _read(response.content)
+        except asyncio.CancelledError:
+            if task in self._late and task.uncancel() <= cancelled:  # by us, and by nobody else
+                raise TimeoutError from None
+            raise
+        finally:
+            del self._began[task]
+            self._late.discard(task)
+
+    def _end_late(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for task, began in self._began.items():
+            if began + self._seconds > now:
+                self._timer = self._loop.call_at(began + self._seconds, self._end_late)
+                return
+            if task not in self._late:
+                self._late.add(task)
+                task.cancel()
+
+    async def aclose(self) -> None:
+        """Close them."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._session.close()
 
 
 async def endpoint(client: Callable[..., Any], package: Any, path: str, body: Mapping[str, Any]) -> Endpoint:

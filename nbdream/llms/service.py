@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from nbdream import quickjson
 from nbdream.errors import ArgumentError, ModelError
 from nbdream.llms import failures
 from nbdream.llms.base import LLM, Message, RateLimit, Reply, Request, failure
 from nbdream.llms.http import TIMEOUT, Endpoint, Transport, endpoint
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class Service(LLM):
@@ -84,7 +82,7 @@ class Service(LLM):
     async def complete(self, request: Request) -> Reply:
         """One request and its reply."""
         try:
-            body = _encode(self.body(request)).encode()
+            body = quickjson.dumps(self.body(request))
         except UnicodeEncodeError:
             return failure("row", "the prompt holds half a character (a lone surrogate)")
         try:
@@ -107,7 +105,7 @@ class Service(LLM):
         if status >= 300:
             return failures.of_status(status, headers, raw, self.hint)
         try:
-            return self.reply(json.loads(raw))
+            return self.reply(quickjson.loads(raw))
         except (ValueError, RecursionError):  # cut off, or not JSON at all
             return failures.no_completion(self.where)
 

@@ -298,7 +298,11 @@ def num_rows(batch: Batch) -> int:
 
 
 def _keys(rows: list[Any]) -> dict[str, None]:
-    keys: dict[str, None] = {}
+    if set(map(type, rows)) == {dict}:
+        keys = dict.fromkeys(itertools.chain.from_iterable(dict.fromkeys(map(tuple, rows))))  # few rows differ in theirs
+        if set(map(type, keys)) <= {str}:
+            return keys
+    keys = {}
     for i, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise DataError(
