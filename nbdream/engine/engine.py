@@ -326,9 +326,12 @@ class Engine:
     def _stands(self, stream: Stream, row: Row, stored: list[Reply]) -> bool:
         """Whether stored replies are good as they are: neither failures nor to be mended."""
         review = stream.review
-        if review is not None and any(reply.error is None and review(row.request, reply, 1) is not None for reply in stored):
-            return False
-        return all(reply.error is None for reply in stored)
+        for reply in stored:
+            if reply.error is None and review is not None and review(row.request, reply, 1) is not None:
+                return False
+            if reply.error is not None:  # what the review finds, too
+                return False
+        return True
 
     def _refuse_credentials(self, request: Request, number: int, known: dict[str, str], *, params: bool) -> None:
         texts = [message["content"] for message in request.messages]

@@ -255,10 +255,13 @@ class Generate(_Templated):
 
     def run(self) -> Iterator[Row | Failure]:
         """A row for each reply, or for each item of one, or for each list of draws."""
-        draws = self.args["draws"] or 1
-        for number, replies in self.asked(draws) if self.rows is not None else self._from_nothing(draws):
-            source = number if self.rows is not None else None
-            if self.args["as_list"]:
+        draws, has_rows = self.args["draws"] or 1, self.rows is not None
+        plain = self.shape is None and self.args["draws"] is None and not self.args["as_list"]
+        for number, replies in self.asked(draws) if has_rows else self._from_nothing(draws):
+            source = number if has_rows else None
+            if plain and not replies[0].error:  # nearly all rows: an answer that is a row
+                yield Row({"generation": self.processed(number, replies[0].text)}, source)
+            elif self.args["as_list"]:
                 yield from self._listed(number, source, replies)
             else:
                 for draw, reply in enumerate(replies):
