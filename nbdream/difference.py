@@ -72,13 +72,17 @@ def _input(name: str, old: Form, new: Form) -> Iterator[str]:
         yield f"the content of input `{name}` " + (f"({word} {', '.join(map(str, columns))}) " if columns else "") + "changed"
 
 
+_IDENTITY = ("kind", "provider", "model", "model_name", "model_path")
+"""What a model is called, in its identity."""
+
+
 def _model(name: str, old: Form, new: Form) -> Iterator[str]:
     """The changes of a model's identity: what model it is first."""
     old, new = (form["identity"] if _tag(form) == "model" else form for form in (old, new))
     if not (_is_plain(old) and _is_plain(new)):
         yield from _plain_change(name, old, new)
         return
-    which = [key for key in ("kind", "provider", "model", "model_name", "model_path") if old.get(key) or new.get(key)]
+    which = [key for key in _IDENTITY if old.get(key) or new.get(key)]
     kinds, models = which[:-1], which[-1:]
     if any(not _same(old.get(key), new.get(key)) for key in which):
         if all(_same(old.get(key), new.get(key)) for key in kinds):
@@ -231,10 +235,52 @@ def _show(form: Form) -> str:
     if isinstance(form, str):
         return _cut(form) if re.fullmatch(r"[\w./:@+-]+", form) else f"'{_cut(form)}'"
     if isinstance(form, dict) and "$" in form:
-        shown = form.get("$shown") or {}
-        name = shown.get("name") or form.get("name") or form.get("value")
-        return f"`{name}`" if isinstance(name, str) else f"a {form['$']}"
+        return _thing(form)
     return _cut(repr(form) if isinstance(form, (bool, int, float)) else json.dumps(form, ensure_ascii=False))
+
+
+_OBJECTS = ("config", "dataclass", "namedtuple", "object", "pydantic")
+"""Tags of forms that are objects of a class."""
+_WRAPPERS = {"cached": "function", "classmethod": "function", "schema": "code", "staticmethod": "function"}
+"""Tags of forms that are what they hold, to whoever wrote them; and where they hold it."""
+_WORDS = {
+    "above": "something named before it", "generic": "a type", "int": "a very large number", "notebook": "the notebook's own",
+    "random": "a random generator", "text": "a text", "undefined": "not defined",
+}  # fmt: skip
+"""Tags that are no words, in words."""
+
+
+def _thing(form: dict[str, Form]) -> str:
+    """What a form with a tag stands for, as whoever wrote it would call it."""
+    kind, shown = str(form["$"]), form.get("$shown") or {}
+    name = shown.get("name") or form.get("name") or form.get("value")
+    if isinstance(name, str):
+        return f"`{_cut(name)}`"
+    if kind in _WRAPPERS:
+        return _show(form.get(_WRAPPERS[kind]))
+    if kind == "partial":
+        return f"a partial of {_show(form.get('function'))}"
+    if kind == "method":
+        return f"a method of {_show(form.get('self'))}"
+    if kind == "model":
+        return f"the model {_model_name(form.get('identity'))}"
+    if kind in _OBJECTS:
+        of = form.get("type")
+        return f"an object of class {f'`{_cut(of)}`' if isinstance(of, str) else _show(of)}"
+    if kind == "bytes":
+        return f"{_show(form.get('length'))} bytes"
+    items = None if kind == "range" else form.get("items")
+    return _WORDS.get(kind) or with_article(kind) + (f" of {len(items):,}" if isinstance(items, list) else "")
+
+
+def _model_name(identity: Form) -> str:
+    named = [identity[key] for key in _IDENTITY if isinstance(identity.get(key), str)] if _is_plain(identity) else []
+    return " ".join(map(_show, named)) or "of another kind"
+
+
+def with_article(noun: str) -> str:
+    """A noun with its indefinite article."""
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
 def _cut(text: str) -> str:

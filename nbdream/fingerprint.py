@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from nbdream import code, foreign
-from nbdream.difference import difference
+from nbdream.difference import difference, with_article
 from nbdream.errors import FingerprintError
 
 __all__ = [
@@ -154,7 +154,7 @@ class Walk:
         """The error for a part without a form."""
         kind = type(value)
         name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__.lstrip('_')}.{kind.__name__}"
-        return FingerprintError(f"{self.where()}: {'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}: {why}", HINT)
+        return FingerprintError(f"{self.where()}: {with_article(name)}: {why}", HINT)
 
     @contextlib.contextmanager
     def inside(self, value: object) -> Iterator[None]:

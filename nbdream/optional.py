@@ -27,6 +27,33 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingPackageError(f"{top} is not installed", f"pip install 'nbdream[{extra}]'") from None
 
 
+GRAMMAR = "rfc3987_syntax"
+
+
+def jsonschema() -> Any:
+    """The package ``jsonschema``, without the grammar of international addresses: that takes a second, and comes when one is checked."""
+    if "jsonschema" in sys.modules or GRAMMAR in sys.modules or not installed(GRAMMAR):
+        return require("jsonschema", "all")
+    sys.modules[GRAMMAR] = _Later(GRAMMAR)
+    try:
+        return require("jsonschema", "all")
+    finally:
+        del sys.modules[GRAMMAR]
+
+
+class _Later(ModuleType):
+    """Stands for a module until one of its functions is called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*given: Any) -> Any:
+            return getattr(importlib.import_module(self.__name__), name)(*given)
+
+        return call
+
+
 def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package: each name is imported from its home, a module, when it is first used."""
 

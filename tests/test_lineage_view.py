@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nbdream import context
+from nbdream.cards.graph import join, stages
 from nbdream.steps import DataSource
 from nbdream.widgets.lineage import COLUMNS, LINEAGE, MOST, layout, lineage_svg, lineage_view
 from tests.hostile import HOSTILE
@@ -90,6 +91,45 @@ def test_results_and_the_python_between_them(shell: Shell) -> None:
     assert shown(shell) == bundle, "the same every time"
     assert [node["name"] for node in shown(shell, "%dream lineage base")[LINEAGE]["nodes"]] == ["data of the notebook", "base"]
     assert json.dumps(bundle[LINEAGE]).count("output") == 0, "no path"
+
+
+def drawn(shell: Shell) -> dict[str, list[int]]:
+    return {f"{at} {node['name']}": node["above"] for at, node in enumerate(shown(shell)[LINEAGE]["nodes"])}
+
+
+def test_a_frame_that_two_cells_use_stands_once(shell: Shell) -> None:
+    shell.run("%%map base --from rows\n{'y': row.x + 1}")
+    shell.run("half = base.to_pandas()[:3]")
+    shell.run("%%map one --from half\n{'z': row.y * 2}")
+    shell.run("%%map other --from half\n{'z': row.y * 3}")
+    shell.run("%%map more --from rows\n{'y': row.x + 2}")
+    shell.run("from nbdream.steps import concat\nboth = concat(one, other, name='both')")
+    assert drawn(shell) == {
+        "0 data of the notebook": [], "1 base": [0], "2 Python": [1], "3 one": [2], "4 other": [2], "5 both": [3, 4], "6 more": [0]
+    }  # fmt: skip
+    graph = shell["both"].runner.graph(shell["both"])
+    assert [stage.name for stage in stages(graph)] == ["base (data)", "base", "one (data)", "one", "other", "both"]
+    assert list(shell["both"].card()["data_card"]) == [stage.name for stage in stages(graph)]
+    taken = next(stage for stage in stages(graph) if stage.name == "one (data)")
+    above = [source["use"] for stage in stages(graph) if stage.name in ("one", "other") for source in stage.use["inputs"].values()]
+    assert above == [taken.id, taken.id]
+    session: Any = context.active()
+    published = [session.load(name) for name in ("one (data)", "other (data)")]
+    assert len(stages(join([step.runner.graph(step) for step in published]))) == 4, "what is published itself stays"
+
+
+def test_what_only_looks_alike_stands_apart(shell: Shell) -> None:
+    shell.run("%%map base --from rows\n{'y': row.x + 1}")
+    shell.run("half = base.to_pandas()[:3]")
+    shell.run("%%map one --from half\n{'z': row.y * 2}")
+    shell.run("half = base.to_pandas()[1:3]")
+    shell.run("%%map others --from half\n{'z': row.y * 2}")
+    shell.run("half = base.to_pandas().head(3)")
+    shell.run("%%map computed --from half\n{'z': row.y * 3}")
+    shell.run("from nbdream.steps import DataSource\na, b = (DataSource(name, [{'x': 1}]) for name in 'ab')")
+    names = [name.partition(" ")[2] for name in drawn(shell)]
+    assert names.count("Python") == 3, "other rows, and the same rows computed otherwise"
+    assert {"a", "b"} <= set(names), "two names are two results"
 
 
 @pytest.mark.parametrize("size", [1, 5, 60])

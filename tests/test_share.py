@@ -14,9 +14,11 @@ from nbdream import Session
 from nbdream.cache import CallCache
 from nbdream.cli import main
 from nbdream.errors import ArgumentError, DataError, HubError
+from nbdream.hub import archive
 from nbdream.hub.share import share
 from nbdream.hub.unpack import unpack
 from nbdream.llms import EchoLLM, OpenAI
+from nbdream.magics import sharing
 from nbdream.steps import Annotation, DataSource, Generate
 from tests.notebook import Shell
 from tests.test_cli import write_notebook
@@ -226,6 +228,56 @@ def test_a_colleague_pays_for_what_is_new(shell: Shell, openai_server: Any, tmp_
     edited = [*CELLS[:2], CELLS[2].replace("Title:", "A better title:"), *CELLS[3:]]
     assert run(shell, theirs, openai_server, edited[:2]) == 0
     assert run(shell, theirs, openai_server, edited) == 8 + 8
+
+
+class Screen:
+    """Keeps what is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def show(self, bundle: dict[str, Any]) -> None:
+        self.shown.append(bundle["text/plain"])
+
+    def clear(self) -> None:
+        pytest.fail("what else the cell has shown would go, too")
+
+
+@pytest.fixture
+def page(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A notebook's page, which shows at once whatever a cell that shares has to say."""
+    screen = Screen()
+    monkeypatch.setattr(sharing, "NotebookScreen", lambda: screen)
+    monkeypatch.setattr(sharing, "QUIET", 0)
+    monkeypatch.setattr(sharing, "PERIOD", 0)
+    shown_by = sharing._Page
+    monkeypatch.setattr(sharing, "_Page", lambda live: shown_by(True))
+    return screen
+
+
+def test_a_cell_shows_how_far_it_is(shell: Shell, page: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "CHUNK", 1000)
+    monkeypatch.setattr("nbdream.hub.share.AT_ONCE", 10)
+    shell.run("%dream open ./s")
+    shell["echo"] = EchoLLM()
+    shell.run(f"%%generate lines -m echo -n 30 --temperature 1\n{'a long line ' * 50}")
+    assert shell.run("%dream share ./a.zip") is None
+    *shown, last = page.shown
+    percents = [int(line.split()[1]) for line in shown if line.startswith("packed")]
+    assert percents == sorted(percents)
+    assert len(set(percents)) > 10, "within a file, too"
+    assert percents[-1] == 100
+    for said in ("looking for the replies of result 1 of 1: 30", "taking the replies along: 30", "looking for secrets in result 1 of 1"):
+        assert said in shown
+    assert last.startswith("./a.zip: 1 table · 30 replies")
+
+
+def test_a_cell_that_shares_nothing_leaves_no_progress(shell: Shell, page: Screen) -> None:
+    shell.run("%dream open ./s")
+    shell.run(f"from nbdream.steps import DataSource\nrows = DataSource('rows', [{{'a': {KEY!r}}}])")
+    with pytest.raises(HubError, match="looks like"):
+        shell.run("%dream share ./a.zip")
+    assert page.shown[-2:] == ["looking for secrets in result 1 of 1", ""]
 
 
 def test_an_archive_that_was_merely_unzipped(openai_server: Any, session: Session, notebook: Path, tmp_path: Path) -> None:

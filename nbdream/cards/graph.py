@@ -6,6 +6,7 @@ inputs come from and ``node`` how the work went.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from nbdream.secrets import known, redact
 
 ROW = "__row__"
+TAKEN_OVER = " (data)"
+"""How the name of rows ends that a cell took over from a variable."""
 PROMPT_ARGUMENTS = ("system", "system_prompt", "instruction", "template", "prompt")
 """The arguments that are words to a model: shown whole, as prompts."""
 
@@ -131,8 +134,11 @@ class Stage:
 
 
 def stages(graph: Graph) -> list[Stage]:
-    """The steps of ``graph``, every input before what is made of it, the root last; same names get `` #2``, `` #3``."""
-    graph = _clean(graph, known())
+    """The steps of ``graph``, every input before what is made of it, the root last; same names get `` #2``, `` #3``.
+
+    A frame that several cells took over from a variable is one of them.
+    """
+    graph = _once(_clean(graph, known()))
     nodes = graph["nodes"]
     found, taken = [], set[str]()
     for use_id in _ordered(graph):
@@ -225,6 +231,34 @@ def _ordered(graph: Graph) -> Iterator[str]:
             else:
                 waiting.append((use_id, True))
                 waiting += [(source, False) for source in reversed(list(_inputs(nodes[use_id]["use"])))]
+
+
+def _once(graph: Graph) -> Graph:
+    """``graph`` in which rows that cells took over stand once: those of one content, computed by the same cells of the same results."""
+    roots = {graph["root"], *graph.get("also", [])}
+    nodes: dict[str, Any] = {}
+    place_of: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for use_id in _ordered(graph):
+        node, use = graph["nodes"][use_id]["node"], _moved(graph["nodes"][use_id]["use"], place_of)
+        name, recipe = _text(use.get("name")), _text(node.get("recipe_key"))
+        if use_id not in roots and node.get("type") == "DataSource" and recipe and name and name.endswith(TAKEN_OVER):
+            cells = [[cell.get("id"), cell.get("source")] for cell in map(_mapping, use.get("through") or [])]
+            found = first.setdefault(json.dumps([recipe, use.get("inputs"), cells], sort_keys=True), use_id)
+            if found != use_id:
+                place_of[use_id] = found
+                continue
+        nodes[use_id] = {"use": use, "node": node}
+    return {**graph, "nodes": nodes}
+
+
+def _moved(use: dict[str, Any], place_of: Mapping[str, str]) -> dict[str, Any]:
+    """A use whose inputs are where they stand now."""
+    inputs = {
+        name: {**source, "use": place_of[source["use"]]} if _mapping(source).get("use") in place_of else source
+        for name, source in _mapping(use.get("inputs")).items()
+    }
+    return {**use, "inputs": inputs}
 
 
 def _inputs(use: Mapping[str, Any]) -> Iterator[str]:

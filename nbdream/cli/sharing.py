@@ -56,7 +56,7 @@ def _share(given: argparse.Namespace) -> int:
         raise ArgumentError(f"there is no notebook {given.notebook}", "give the path of an .ipynb file")
     allow = [*(kind.strip() for kind in given.allow.split(",") if kind.strip()), *([STALE] if given.yes else [])]
     with Session(_session_beside(given.notebook, given.session)) as session, _Meter(given, "packed") as meter:
-        shared = share(session, given.archive, given.notebook, calls=not given.no_calls, allow=allow, progress=meter)
+        shared = share(session, given.archive, given.notebook, calls=not given.no_calls, allow=allow, say=meter.say)
     if given.json:
         print(json.dumps({**asdict(shared), "path": str(shared.path)}))
     else:
@@ -195,19 +195,23 @@ class _Meter:
     def __init__(self, given: argparse.Namespace, word: str) -> None:
         self._word = word
         self._shown = sys.stderr.isatty() and not given.json
-        self._last = -1
+        self._last = ""
 
     def __call__(self, done: int, total: int) -> None:
-        percent = 100 * done // total if total else 100
-        if self._shown and percent != self._last:
-            self._last = percent
-            print(f"\r{self._word} {percent} %", end="", file=sys.stderr, flush=True)
+        self.say(f"{self._word} {100 * done // total if total else 100} %")
+
+    def say(self, line: str) -> None:
+        """Show a line in place of the one before."""
+        if self._shown and line != self._last:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{terminal(line)[:width].ljust(min(len(self._last), width))}", end="", file=sys.stderr, flush=True)
+            self._last = line
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._shown and self._last >= 0:
-            self._last = -1
-            print("\r" + " " * min(40, shutil.get_terminal_size().columns - 1) + "\r", end="", file=sys.stderr, flush=True)
+        if self._last:
+            self.say("")
+            print("\r", end="", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self

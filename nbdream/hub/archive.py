@@ -7,6 +7,7 @@ the target and moves the whole there at the end: what is refused leaves nothing 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -49,6 +50,13 @@ def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Content],
     total = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
     done = 0
     entries: dict[str, Any] = {}
+
+    def further(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
+
     check_together(path, files)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +65,7 @@ def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Content],
         with disk_errors(path), os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as packed:
             for name in sorted(files):
                 check_name(name)
-                entries[name] = _put(packed, name, files[name])
-                done += entries[name]["size"]
-                if progress is not None:
-                    progress(done, total)
+                entries[name] = _put(packed, name, files[name], further)
             made = {"format": FORMAT, **manifest, "files": entries}
             _put(packed, MANIFEST, (json.dumps(made, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode(errors="surrogatepass"))
         os.chmod(beside, 0o666 & ~_umask())
@@ -71,7 +76,7 @@ def write(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Content],
     return made
 
 
-def _put(packed: zipfile.ZipFile, name: str, content: Content) -> dict[str, Any]:
+def _put(packed: zipfile.ZipFile, name: str, content: Content, further: Callable[[int], None] = lambda size: None) -> dict[str, Any]:
     info = zipfile.ZipInfo(name, DAY)
     info.create_system = 3
     info.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -82,14 +87,12 @@ def _put(packed: zipfile.ZipFile, name: str, content: Content) -> dict[str, Any]
             sha.update(chunk)
             size += len(chunk)
             target.write(chunk)
+            further(len(chunk))
     return {"size": size, "sha256": sha.hexdigest()}
 
 
 def _chunks(content: Content) -> Iterable[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as file:
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
         while chunk := file.read(CHUNK):
             yield chunk
 

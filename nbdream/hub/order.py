@@ -10,7 +10,7 @@ from typing import Any
 from nbdream import cards
 from nbdream.errors import ArgumentError, HubError, nearest
 from nbdream.hub.overlap import OVERLAP, overlaps
-from nbdream.hub.preview import Preview, preview
+from nbdream.hub.preview import Preview, preview, show
 from nbdream.hub.scan import PATHS, PERSONAL, SECRETS, Finding, refuse
 from nbdream.hub.target import README, Change, Head, Say, Target, is_folder, update
 
@@ -43,7 +43,7 @@ class Order:
     say: Say = print
     """Hears how far it is."""
     show: Callable[[Preview], None] | None = None
-    """Sees what will be published, before it is; without it, ``say`` hears the text."""
+    """Sees what will be published, before it is; without it, the notebook's page does, or ``say`` hears the text."""
 
     def __post_init__(self) -> None:
         for kind in self.allow:
@@ -109,7 +109,7 @@ def carry_out(
     front = cards.front_matter(readme.decode() if isinstance(readme, bytes) else readme.read_text(encoding="utf-8"))
     licence = cards.licence.decided(found, front, order.license)
     told = preview(found, (place.url, place.told()), head, change, licence, place.repo_id, findings, rows)
-    (order.show or (lambda preview: order.say(str(preview))))(told)
+    (order.show or (lambda preview: show(preview, order.say)))(told)
     if unreached:
         order.say(unreached)
     if order.dry_run:

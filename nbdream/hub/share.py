@@ -27,6 +27,7 @@ from nbdream.hub.arguments import NeedsCodeError
 from nbdream.hub.notebook import notebook_bytes
 from nbdream.hub.rebuild import MissingRepliesError, OtherInputsError, Rebuilder
 from nbdream.hub.scan import CREDENTIALS, PATHS, SECRETS, Scan, refuse
+from nbdream.hub.target import Say
 from nbdream.lineage import Source
 from nbdream.objects import FORMAT, ROW, ResultFolder, StoredTable
 from nbdream.steps.saved import SavedStep
@@ -71,9 +72,9 @@ def share(
     *,
     calls: bool = True,
     allow: Sequence[str] = (),
-    progress: archive.Progress | None = None,
+    say: Say = lambda line: None,
 ) -> Shared:
-    """Pack ``session`` and ``notebook``, as it is on disk, into ``target``.
+    """Pack ``session`` and ``notebook``, as it is on disk, into ``target``. ``say`` hears how far it is.
 
     Raises `DataError` for results that are stale and `HubError` for a secret or a path of this machine, each with its place, unless
     ``allow`` names the kind.
@@ -84,12 +85,12 @@ def share(
     for kind in allow:
         if kind not in ALLOWED:
             raise ArgumentError(f"{kind!r} cannot be allowed", f"it is one of: {', '.join(ALLOWED)}")
-    packing = _Packing(session, notebook)
+    packing = _Packing(session, notebook, say)
     if STALE not in allow:
         packing.refuse_stale()
     files = packing.files(calls)
     packing.refuse_findings(files, allow)
-    manifest = archive.write(target, packing.manifest(calls), files, progress)
+    manifest = archive.write(target, packing.manifest(calls), files, lambda done, total: say(f"packed {100 * done // total} %"))
     models = sum(node.get("kind") == "run" for node in packing.nodes.values())
     count = manifest["calls"]["count"] if calls else None
     return Shared(target, len(packing.nodes) - models, models, count, target.stat().st_size, packing.left_out)
@@ -98,8 +99,8 @@ def share(
 class _Packing:
     """What is reached from a notebook's names, and how it is called in the archive."""
 
-    def __init__(self, session: Session, notebook: Path | None) -> None:
-        self.session, self.notebook = session, notebook
+    def __init__(self, session: Session, notebook: Path | None, say: Say) -> None:
+        self.session, self.notebook, self.say = session, notebook, say
         self.objects = session.folder / "objects"
         self.names, self.left_out = _names(session, notebook)
         if not self.names:
@@ -205,12 +206,22 @@ class _Packing:
             kept = ((key, value) for key, value in cache.items() if key in used or value.get("by") is None or value["by"] in payers)
             for line in replies.lines(kept):
                 self.calls += 1
+                if self.calls % AT_ONCE == 0:
+                    self.say(f"taking the replies along: {self.calls:,}")
                 yield line
 
     def _used(self, cache: CallCache) -> tuple[set[str], set[str]]:
         """The keys of the replies that tables are made of, whoever paid for them; of tables that code makes, the names that paid."""
-        rebuilder, used, payers = Rebuilder(self.session.folder, cache.lookup), set[str](), set[str]()
-        for source, use in self.uses.items():
+        looked_for = 0
+
+        def lookup(keys: list[str]) -> Mapping[str, Mapping[str, Any]]:
+            nonlocal looked_for
+            looked_for += len(keys)
+            self.say(f"looking for the replies of result {number} of {len(self.uses)}: {looked_for:,}")
+            return cache.lookup(keys)
+
+        rebuilder, used, payers = Rebuilder(self.session.folder, lookup), set[str](), set[str]()
+        for number, (source, use) in enumerate(self.uses.items(), 1):  # noqa: B007 - `lookup` tells it
             node = self.nodes[source.recipe]
             try:
                 rebuilder.rebuild(*source)
@@ -274,11 +285,13 @@ class _Packing:
         folders = [self.session.folder.resolve(), *([self.notebook.resolve().parent] if self.notebook is not None else [])]
         kinds = [CREDENTIALS, *(kind for kind in (SECRETS, PATHS) if kind not in allow)]
         scan = Scan(kinds, folders)
-        for source, use in self.uses.items():
+        for number, (source, use) in enumerate(self.uses.items(), 1):
+            self.say(f"looking for secrets in result {number} of {len(self.uses)}")
             refuse(scan.tables(self._rows(source, use)), allow, "shared")
-        for name, content in files.items():
+        for number, (name, content) in enumerate(files.items(), 1):
             if name.endswith((".safetensors", ".arrow", ".model")):
                 continue
+            self.say(f"looking for secrets in file {number} of {len(files)}")
             text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content.read_text("utf-8", "replace")
             refuse(scan.texts({name: text}), allow, "shared")
 

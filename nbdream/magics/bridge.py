@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbdream import context
+from nbdream import context, optional
 from nbdream.errors import ArgumentError, NbDreamError
 from nbdream.magics import recompute
 from nbdream.magics.snapshot import Watch
-from nbdream.optional import require
 
 if TYPE_CHECKING:
     from nbdream.magics.notebook import Notebook
@@ -272,7 +271,7 @@ class Bridge:
     def _tell_on(self) -> None:
         """Broadcast after what happens, and once a second while a cell or work runs."""
         busy = self._tell()
-        require("jsonschema", "all")  # loading it while a cell computes would take seconds
+        optional.jsonschema()  # not while a cell computes
         while not self._over.is_set():
             self._wake.wait(PERIOD if busy else None)
             self._wake.clear()
@@ -310,7 +309,7 @@ class Bridge:
 
 def check(data: Any, schema: Mapping[str, Any]) -> None:
     """`ArgumentError` unless a message has its op's form."""
-    jsonschema: Any = require("jsonschema", "all")
+    jsonschema = optional.jsonschema()
     if len(str(data)) > LONGEST:
         raise ArgumentError("the page's message is too long", "reload the page")
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(data))

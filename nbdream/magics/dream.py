@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nbdream.cards.graph import TAKEN_OVER
 from nbdream.comparison import compare
 from nbdream.errors import ArgumentError, nearest
 from nbdream.frontmatter import parse_yaml
@@ -14,7 +15,7 @@ from nbdream.magics import inspecting, publishing, recompute, sharing
 from nbdream.magics.grammar import Call, Magic, Option, read_words, split_line
 from nbdream.magics.names import is_handle, is_model, is_trained
 from nbdream.magics.notebook import shown_path
-from nbdream.magics.options import TAKEN_OVER, result_of, split_size
+from nbdream.magics.options import result_of, split_size
 from nbdream.widgets.browse import difference_json
 from nbdream.widgets.lineage import lineage_view
 from nbdream.widgets.mime import TABLE

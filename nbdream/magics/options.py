@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from nbdream.cards.graph import TAKEN_OVER
 from nbdream.errors import ArgumentError
 from nbdream.magics.dataflow import NOTHING, Origin
 from nbdream.magics.grammar import Call, Option
@@ -41,10 +42,6 @@ RUNNING = (
     BACKGROUND,
     FORCE,
 )
-
-
-TAKEN_OVER = " (data)"
-"""How the name of rows ends that a cell took over from a variable."""
 
 
 def given(call: Call, *names: str) -> dict[str, Any]:

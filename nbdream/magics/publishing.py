@@ -10,7 +10,8 @@ from nbdream.errors import ArgumentError, DataError
 from nbdream.magics.grammar import Call, Option
 from nbdream.magics.options import result_of, split_size
 from nbdream.widgets.progress import NotebookScreen
-from nbdream.widgets.show import View, lines_view, text_view
+from nbdream.widgets.show import View, lines_view
+from nbdream.widgets.table import lines_html
 
 if TYPE_CHECKING:
     from nbdream.hub.preview import Preview
@@ -55,47 +56,67 @@ def publish(notebook: Notebook, call: Call) -> View | None:
     beside: dict[str, Any] = {}
     if wants_notebook:
         beside = {"notebook": _this_notebook(notebook), "strip": bool(call.get("strip_outputs"))}
-    if alone:
-        name, where = "the notebook", call.words[0]
-        published = hub.publish_notebook(session, repo_id=where, **beside, **options)
-    else:
-        name, where = call.words
-        published = session.publish(result_of(notebook, name), where, **options, **beside)
+    name, where = ("the notebook", *call.words) if alone else call.words
+    thing = None if alone else result_of(notebook, name)
+    with page:
+        if alone:
+            published = hub.publish_notebook(session, repo_id=where, **beside, **options)
+        else:
+            published = session.publish(thing, where, **options, **beside)
     place = published if "://" in published else where
     return None if call.get("dry_run") else page.end(f"{name} → {place}")
 
 
 class _Page:
-    """What a cell shows while it publishes: everything, as it comes; in the end only what is so of the publication.
+    """What a cell shows while it publishes: everything, as it comes; in the end only what is so of the publication. A context manager.
 
     What was sent this time is not saved with the notebook, so that publishing the same again changes neither.
     """
 
     def __init__(self, live: bool) -> None:
         self._live = live
+        self._preview: Preview | None = None
         self._lines: list[str] = []
-        self._lasting: list[str] = []
         self._screen = NotebookScreen()
+
+    def __enter__(self) -> None:
+        if self._live:  # to look through many rows takes its time
+            self._screen.show(lines_view(["looking through what will be published"]).bundle)
+
+    def __exit__(self, *_: object) -> None:
+        if self._live and self._preview is None:
+            self._screen.show(lines_view([]).bundle)
 
     def show(self, preview: Preview) -> None:
         """Show what will be published."""
-        self._lasting = preview.lasting()
-        self.say(str(preview))
+        self._preview = preview
+        if self._live:
+            self._draw(str(preview), preview.html())
+        else:
+            print(preview)
 
     def say(self, text: str) -> None:
         """Show a further line."""
         self._lines += text.splitlines()
-        if self._live:
-            self._screen.show(text_view("\n".join(self._lines)).bundle)
-        else:
+        if not self._live:
             print(text)
+        elif self._preview is not None:
+            self._draw(str(self._preview), self._preview.html())
 
     def end(self, sentence: str) -> View | None:
         """What stays when all is sent."""
+        from nbdream.hub.preview import html_of, text_of
+
         if not self._live:
             return lines_view([sentence])
-        self._screen.show(text_view("\n".join([*(line.strip() for line in self._lasting), sentence])).bundle)
+        self._lines = [sentence]
+        facts = [] if self._preview is None else self._preview.lasting()
+        self._draw(text_of(facts), html_of(facts))
         return None
+
+    def _draw(self, text: str, html: str) -> None:
+        """Put the publication, and the lines below it, in place of what was shown."""
+        self._screen.show({"text/plain": "\n".join([text, *self._lines]), "text/html": html + lines_html(self._lines)})
 
 
 def sizes(text: str | None) -> dict[str, float | int]:

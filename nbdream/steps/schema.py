@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nbdream import optional
 from nbdream.errors import ArgumentError
 from nbdream.fingerprint import function_code
 from nbdream.llms.base import Reply, Request
@@ -115,7 +116,7 @@ def _schema_of(given: Any) -> dict[str, Any]:
 
 
 def _check_schema(schema: Json) -> None:
-    jsonschema = require("jsonschema", "all")
+    jsonschema = optional.jsonschema()
     try:
         jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
     except jsonschema.SchemaError as error:
@@ -128,7 +129,7 @@ def _check_schema(schema: Json) -> None:
 def _validator(given: Any, schema: dict[str, Any]) -> Convert:
     """A function that gives a value as it fits the shape; `InvalidAnswerError` where it does not."""
     if isinstance(given, Mapping):
-        jsonschema = require("jsonschema", "all")
+        jsonschema = optional.jsonschema()
         checker = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)(schema)
 
         def by_schema(value: Any) -> Any:

@@ -28,8 +28,15 @@ MEMBERS = {
     "eval_strategy": library.INTERVALS, "logging_strategy": library.INTERVALS, "save_strategy": library.SAVING,
 }  # fmt: skip
 AT_LEAST_0 = ("adam_beta1", "adam_beta2", "adam_epsilon", "dataloader_num_workers", "max_grad_norm")
-ABOVE_0 = ("eval_steps", "logging_steps", "per_device_eval_batch_size", "save_steps")
+ABOVE_0 = ("eval_steps", "logging_steps", "per_device_eval_batch_size", "save_steps", "save_total_limit")
 """Numbers of the library's and their ranges: told here, and not by a process that fails."""
+
+NO_PLACE = {
+    "batch_eval_metrics": "compute_metrics is called once, with all predictions and labels",
+    "include_for_metrics": "compute_metrics is given predictions and labels",
+    "label_smoothing_factor": "the losses are those of the methods",
+}  # fmt: skip
+"""Arguments of the library's that would do nothing here, and why."""
 
 WITHOUT_EFFECT = frozenset({
     "distributed_config", "log_level", "logging_dir", "overwrite_output_dir", "precompute_ref_log_probs", "progress_interval", "verbose",
@@ -46,11 +53,13 @@ def check_names(given: Mapping[str, Any], own: frozenset[str]) -> dict[str, Any]
     """``given`` without what has no effect; `ArgumentError` for a name that neither we (``own``) nor the library know."""
     kept = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
     allowed = library_arguments() - SET_BY_US
-    for name in kept:
+    for name, value in kept.items():
         if name in SET_BY_US or name.startswith("hub_"):
             raise ArgumentError(f"{name} is set by nbdream", "leave it out; a model is published by publish_to_hf_hub")
         if name not in allowed:
             raise ArgumentError(f"training takes no argument {name!r}", nearest(name, allowed | own))
+        if name in NO_PLACE and value:
+            raise ArgumentError(f"{name} has no place here: {NO_PLACE[name]}", "leave it out")
     library.check_kinds(kept, library.fields(*library.ARGUMENTS))
     _check_values(kept)
     return kept
@@ -74,8 +83,6 @@ def _check_values(given: Mapping[str, Any]) -> None:
         raise ArgumentError("bf16 and fp16 are both true", "give one of the two")
     if told.get("save_strategy") == "best" and "metric_for_best_model" not in told:
         raise ArgumentError("save_strategy is best, and metric_for_best_model does not say by what", "leave it out: the best is kept")
-    if told.get("label_smoothing_factor"):
-        raise ArgumentError("label_smoothing_factor has no place in the losses of nbdream", "leave it out")
     parts = told.get("optim_args") or ""
     if isinstance(parts, str) and any("=" not in part for part in parts.split(",") if part.strip()):
         raise ArgumentError(f"optim_args is {parts!r}", "it is a list of settings: optim_args: 'rank=64, scale=0.5'")

@@ -76,13 +76,15 @@ class TrainHFDPO(HFTrainer):
 
         ``dpo_beta``: how dear it is to leave the base model. ``loss_type``: ``sigmoid`` (DPO), ``hinge`` (SLiC-HF, arXiv
         2305.10425) or ``ipo`` (arXiv 2310.12036, per token). ``learning_rate`` is by default 5e-5 with an adapter and 1e-6
-        without. Everything else, and what is raised, is as in `TrainHFFineTune.train`.
+        without. A model that reads contexts is asked with them as before; in the prompts they stand as it reads them.
+        Everything else, and what is raised, is as in `TrainHFFineTune.train`.
         """
         if loss_type not in LOSSES:
             raise ArgumentError(f"loss_type cannot be {loss_type!r}", nearest(str(loss_type), LOSSES, "it is"))
         own = {
             "dpo_beta": number("dpo_beta", dpo_beta), "loss_type": loss_type, "disable_dropout": bool(disable_dropout),
             "batching": "grouped" if group_by_length else "as they come",
+            **({} if self.context_template is None else {"context_template": self.context_template}),
         }  # fmt: skip
         made: TrainedModel | Self = self.start(
             {

@@ -54,7 +54,7 @@ class TrainHFFineTune(HFTrainer):
         validation_output: Any = None,
         train_contexts: Any = None,
         validation_contexts: Any = None,
-        context_template: str = PLAIN,
+        context_template: str | None = None,
         truncate: bool = True,
         epochs: float = 3.0,
         batch_size: int = 8,
@@ -86,7 +86,8 @@ class TrainHFFineTune(HFTrainer):
         with other settings. Further arguments are those of ``transformers.TrainingArguments``.
 
         ``train_contexts`` holds a list of texts a row, which stand before the input, one a line, each as ``context_template`` says
-        (``{{text}}``, and ``{{index}}`` from 1 on). Where a row is too long, contexts are cut first, from their end.
+        (``{{text}}``, and ``{{index}}`` from 1 on; by default as the base model was trained to read them, else the text alone). Where a
+        row is too long, contexts are cut first, from their end.
 
         ``callbacks`` (``transformers.TrainerCallback`` classes or objects), ``compute_metrics`` (of the validation rows; the best by
         ``metric_for_best_model`` is the model), ``preprocess_logits_for_metrics`` and ``data_collator`` may be the notebook's own: they
@@ -103,7 +104,7 @@ class TrainHFFineTune(HFTrainer):
                 "validation_input": validation_input, "validation_output": validation_output,
                 **({} if train_contexts is None else {"train_contexts": train_contexts, "validation_contexts": validation_contexts}),
             },
-            {"batching": _batching(packing, group_by_length), **_written(context_template, train_contexts, validation_contexts)},
+            {"batching": _batching(packing, group_by_length), **self._written(context_template, train_contexts, validation_contexts)},
             step_type=HFFineTune if train_contexts is None else HFFineTuneWithContexts,
             truncate=truncate, epochs=epochs, batch_size=batch_size, optim=optim, learning_rate=learning_rate, weight_decay=weight_decay,
             lr_scheduler_type=lr_scheduler_type, warmup_steps=warmup_steps, neftune_noise_alpha=neftune_noise_alpha, seed=seed,
@@ -123,10 +124,10 @@ class TrainHFFineTune(HFTrainer):
         packing: bool | None = None,
         group_by_length: bool | None = None,
         train_contexts: OutputDatasetColumn | None = None,
-        context_template: str = PLAIN,
+        context_template: str | None = None,
     ) -> Tokens:
         """What training on these rows would see, with the first ``examples`` of them token by token. Nothing is trained."""
-        own = {"batching": _batching(packing, group_by_length), **_written(context_template, train_contexts)}
+        own = {"batching": _batching(packing, group_by_length), **self._written(context_template, train_contexts)}
         args = self.settled(own, truncate=truncate, batch_size=batch_size, max_length=max_length)
         columns = {"input": train_input, "output": train_output}
         for column in columns.values():
@@ -137,17 +138,17 @@ class TrainHFFineTune(HFTrainer):
         check_lengths(columns)
         return look(lambda folder: write_run(RunPaths(folder), self.name, "sft", args, {"train": columns}), examples)
 
-
-def _written(template: str, train: Any, validation: Any = None) -> dict[str, str]:
-    """What the recipe says of how contexts are written; nothing where there are none."""
-    given = ContextTemplate(template)
-    if train is not None:
+    def _written(self, template: str | None, train: Any, validation: Any = None) -> dict[str, str]:
+        """What the recipe says of how contexts are written; nothing where the model reads none."""
+        usual = self.context_template
+        given = ContextTemplate((usual or PLAIN) if template is None else template)
+        if train is None and validation is not None:
+            raise ArgumentError("validation_contexts is given, and train_contexts is not", "give both, or neither")
+        if train is None and template not in (None, PLAIN):
+            raise ArgumentError("context_template is given, and no contexts are", "name their column: contexts: COLUMN")
+        if train is None:
+            return {} if usual is None else {"context_template": usual}
         return {"context_template": given.source}
-    if validation is not None:
-        raise ArgumentError("validation_contexts is given, and train_contexts is not", "give both, or neither")
-    if template != PLAIN:
-        raise ArgumentError("context_template is given, and no contexts are", "name their column: contexts: COLUMN")
-    return {}
 
 
 def _batching(packing: bool | None, group_by_length: bool | None) -> str:

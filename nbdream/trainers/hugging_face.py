@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, ClassVar
 
 from nbdream import secrets
 from nbdream.errors import ArgumentError, MissingPackageError
-from nbdream.files import read_object
+from nbdream.files import read_object, read_text
+from nbdream.llms.contexts import ContextTemplate
 from nbdream.llms.hf_transformers import DEMO, HFTransformers
 from nbdream.llms.parameters import checked
 from nbdream.llms.prompt_formats import prompt_format
@@ -21,6 +23,7 @@ from nbdream.trainers.base import Trainer
 from nbdream.trainers.hooks import CALLBACKS, taken
 from nbdream.trainers.run_step import TrainingRun
 from nbdream.workers import tracking
+from nbdream.workers.paths import CONTEXT_TEMPLATE
 
 COMMON = frozenset({
     CALLBACKS, "batch_size", "early_stopping_patience", "early_stopping_threshold", "epochs", "gradient_accumulation_steps",
@@ -187,6 +190,12 @@ class HFTrainer(Trainer):
             "replace": replace,
         }
         return {"model": self.base, "settings": settings, "job": job}
+
+    @functools.cached_property
+    def context_template(self) -> str | None:
+        """How the base model writes contexts, if it was trained with some: what it becomes is asked in the same way."""
+        path = None if self.base.folder is None else self.base.folder / CONTEXT_TEMPLATE
+        return ContextTemplate(read_text(path)).source if path is not None and path.is_file() else None
 
     def _learning_rate(self, given: float | None) -> float:
         if given is not None:

@@ -107,7 +107,8 @@ def prepare(run: Run, tokenizer: Any, config: Any, path: Path, *, seq2seq: bool)
     """The rows of ``path`` as tokens, with labels on the output."""
     inputs, outputs = recipe.columns(path, ("input", "output"))
     limits: dict[str, Any] = {"max_length": max_length_of(tokenizer, config, run.spec.get("max_length")), "truncate": run.spec["truncate"]}
-    if (written := run.spec.get("context_template")) is not None:
+    written = run.spec.get("context_template")
+    if written is not None and recipe.has_column(path, "contexts"):  # else the base model has read some
         template, (contexts,) = ContextTemplate(written), recipe.columns(path, ("contexts",))
         limits["blocks"] = [template.block(texts, row) for row, texts in enumerate(contexts)]
     if seq2seq:

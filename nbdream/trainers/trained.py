@@ -265,7 +265,7 @@ class TrainedModel(Trained, HFTransformers):
     def examples(self) -> list[str]:
         """Three inputs that it was trained on, with their contexts."""
         questions = super().examples
-        if self.context_template is None:
+        if self.context_template is None or "train_contexts" not in self.step.inputs:
             return questions
         contexts: Any = self.step.inputs["train_contexts"]
         return ContextTemplate(self.context_template).before(questions, [contexts[row] for row in range(len(questions))])

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nbdream.cards.graph import Stage, join, stages
+from nbdream.cards.graph import TAKEN_OVER, Stage, join, stages
 from nbdream.escape import html, visible
-from nbdream.magics.options import TAKEN_OVER
 from nbdream.widgets.show import View
 from nbdream.widgets.status import saved_line, saved_training_line
 

@@ -36,6 +36,7 @@ from nbdream.workers.paths import FORMAT
 from nbdream.workers.shards import Parts, barrier, place, write
 
 KEPT = 2
+"""Checkpoints of a run that are kept, unless told otherwise."""
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 WHOLE = "whole.json"
 SEPARATOR = "::"
@@ -48,8 +49,8 @@ def trained_state(model: Any, *, adapter: bool) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def save(folder: Path, *, model: Any, optimizer: Any, scheduler: Any, state: Any, adapter: bool) -> None:
-    """Write a checkpoint; all ranks must call it."""
+def save(folder: Path, *, model: Any, optimizer: Any, scheduler: Any, state: Any, adapter: bool, kept: int | None = None) -> None:
+    """Write a checkpoint, and leave no more than ``kept``; all ranks must call it."""
     rank, world = place()
     if rank == 0:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left there, perhaps with more ranks
@@ -65,7 +66,7 @@ def save(folder: Path, *, model: Any, optimizer: Any, scheduler: Any, state: Any
     if rank == 0:
         files = {path.name: _mark(path) for path in sorted(folder.iterdir()) if path.name != WHOLE}
         write_json(folder / WHOLE, {"format": FORMAT, "step": state.global_step, "ranks": world, "files": files})
-        for old in whole_checkpoints(folder.parent)[:-KEPT]:
+        for old in whole_checkpoints(folder.parent)[: -(kept or KEPT)]:
             shutil.rmtree(old, ignore_errors=True)
     barrier()
 

@@ -230,8 +230,9 @@ class Loop(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         checkpoint.save(
-            folder, model=self.model, optimizer=self.optimizer, scheduler=self.lr_scheduler, state=self.state, adapter=self.adapter
-        )
+            folder, model=self.model, optimizer=self.optimizer, scheduler=self.lr_scheduler, state=self.state, adapter=self.adapter,
+            kept=self.args.save_total_limit,
+        )  # fmt: skip
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint.load_weights(Path(resume_from_checkpoint) / checkpoint.WEIGHTS, model or self.model, adapter=self.adapter)

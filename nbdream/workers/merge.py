@@ -13,7 +13,7 @@ from nbdream.files import read_object, read_text, write_json
 from nbdream.trainers.labels import ID_TO_LABEL, LABEL_TO_ID, values_of
 from nbdream.workers.encoder import load_classifier, load_sentences
 from nbdream.workers.loading import load
-from nbdream.workers.paths import RunPaths
+from nbdream.workers.paths import CONTEXT_TEMPLATE, RunPaths
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,12 +38,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def language_model(spec: dict[str, Any], paths: RunPaths, target: Path) -> None:
-    """With the chat template that was trained."""
+    """With the templates that were trained."""
     model, tokenizer, _ = load(spec)
     if (template := paths.model / "chat_template.jinja").is_file():
         tokenizer.chat_template = read_text(template)
     model.merge_and_unload().save_pretrained(target)
     tokenizer.save_pretrained(target)
+    if (contexts := paths.model / CONTEXT_TEMPLATE).is_file():
+        shutil.copyfile(contexts, target / CONTEXT_TEMPLATE)
 
 
 def classifier(spec: dict[str, Any], paths: RunPaths, target: Path) -> None:

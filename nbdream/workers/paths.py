@@ -6,6 +6,8 @@ from pathlib import Path
 
 FORMAT = 1
 """The version of what is written into a run's folder."""
+CONTEXT_TEMPLATE = "context_template.jinja"
+"""How contexts are written, in the folder of a model that was trained with them, beside ``chat_template.jinja``."""
 
 
 class RunPaths:

@@ -14,7 +14,7 @@ import torch  # noqa: TID253 - only a worker imports this module
 import transformers  # noqa: TID253
 
 from nbdream.errors import BrokenFileError
-from nbdream.files import write_json
+from nbdream.files import write_atomic, write_json
 from nbdream.optional import require
 from nbdream.workers import checkpoint
 from nbdream.workers.best import Best
@@ -22,6 +22,7 @@ from nbdream.workers.fsdp import enable_on_cpu, keep_shared_embeddings_together
 from nbdream.workers.live import Live, check_finite
 from nbdream.workers.loading import check_folder
 from nbdream.workers.loop import Loop
+from nbdream.workers.paths import CONTEXT_TEMPLATE
 from nbdream.workers.rank import Run
 
 LOSS_POINTS = 500
@@ -53,6 +54,11 @@ def columns(path: Path, names: Sequence[str]) -> list[list[Any]]:
         return [table.column(name).to_pylist() for name in names]
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise BrokenFileError(path, "it is not the table that the run was given") from error
+
+
+def has_column(path: Path, name: str) -> bool:
+    """Whether the run was given a column."""
+    return name in pa.ipc.open_stream(pa.memory_map(str(path))).schema.names
 
 
 def load(run: Run, kind: Any, task: str) -> Any:
@@ -196,6 +202,8 @@ def _save(run: Run, loop: Loop, tokenizer: Any, files: Mapping[str, Any]) -> Non
     loop.save(beside)
     if run.first:
         tokenizer.save_pretrained(beside)
+        if template := run.spec.get("context_template"):
+            write_atomic(beside / CONTEXT_TEMPLATE, template)
         for name, value in files.items():
             write_json(beside / name, value)
         shutil.rmtree(run.paths.model, ignore_errors=True)
