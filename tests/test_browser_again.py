@@ -51,8 +51,8 @@ def sees_all(lab: Lab, name: str) -> None:
     """Every result is on the page, and nothing that is missed."""
     for cell, number in AT.items():
         seen = lab.show(number, WORDS.get(cell, ""), 10)
-        if cell == "reloaded" and name == "opens_plain":
-            continue  # what was live when it was saved takes the extension
+        if cell == "reloaded" and name == "opens_plain":  # with the extension it has caught up
+            assert re.search(r"[\d,]+ of 1,200 · .*\n\s*If nothing moves here, the cell was running when this was saved", seen), seen
         if cell in ("table", "beside", "annotating", "train", "card"):
             lab.page.wait_for_timeout(300)
             lab.picture(f"again-{name}-{cell}")
@@ -81,6 +81,9 @@ def test_everything_is_there_again(which: str, request: pytest.FixtureRequest, c
         lab.page.wait_for_timeout(50)
     lab.reload()
     lab.show(AT["reloaded"], " new · 0 failed")
+    assert not lab.page.evaluate(IDLE), "it ended too early for this test"
+    lab.page.locator(".jp-OutputArea-output button", has_text="Stop").wait_for()  # what is live takes the place of what was saved
+    lab.picture(f"again-{which}-reloaded")
     lab.wait(IDLE)
     if which == "opens":
         lab.show(AT["reloaded"], "1,200 rows · again · made ")
@@ -93,7 +96,7 @@ def test_everything_is_there_again(which: str, request: pytest.FixtureRequest, c
     if which == "opens":
         again.show(AT["reloaded"], "1,200 rows · again · made ")
     assert again.elsewhere == []
-    assert [error for error in again.errors if which == "opens" or "widget model" not in error] == []
+    assert again.errors == []
     _as_html(chromium, lab.path, which)
 
 

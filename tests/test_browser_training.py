@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 
+from nbdream.widgets.live import LIVE
+from nbdream.widgets.meter import OVER
 from nbdream.workers import runs
 from nbdream.workers.paths import RunPaths
-from tests.browsing import IDLE, POINTS, TEXT, Lab, Opens, needs_chromium, needs_extension
+from tests.browsing import IDLE, NOTEBOOK, POINTS, TEXT, Lab, Opens, needs_chromium, needs_extension
 
 SETUP = "%load_ext nbdream\n%dream open ./output\nrows = [{'q': f'say {number}', 'a': f'number {number}'} for number in range(48)]"
 TRAIN = "%%train counter --on rows --base demo\ninput: q\noutput: a\nepochs: {}\nbatch_size: 4"
 EPOCH = 12
 """Steps."""
 STEP = f"Number(({TEXT}.match(/step ([\\d,]+) of/)?.[1] ?? '0').replace(',', ''))"
+STILL = f"{NOTEBOOK}.content.widgets[1].model.outputs.get(0)?.data['text/html']"
+"""What is saved of the run's output."""
 PANEL = "Number((document.querySelector('.nbd-Work')?.innerText.match(/step ([\\d,]+) of/)?.[1] ?? '0').replace(',', ''))"
 
 pytestmark = [
@@ -91,6 +95,34 @@ def test_it_goes_on_over_a_reload_and_a_restart_of_the_kernel(opens: Opens) -> N
     is_whole(lab, steps)
     lab.picture("training-over")
     lab.is_clean()
+
+
+def test_without_the_extension_a_page_that_was_reloaded_shows_the_curve_to_its_end(opens_plain: Opens) -> None:
+    steps = 24 * EPOCH
+    lab = opens_plain([f"{SETUP}\nfrom nbdream.widgets import progress\nprogress.ANEW = 0.5", TRAIN.format(24)])
+    lab.run(0)
+    lab.begin(1)
+    lab.wait(f"{POINTS} >= 4 && {STILL}.includes('<polyline ')")
+    lab.command("docmanager:save")
+    lab.reload()
+    lab.wait(f"{STEP} >= 4")
+    assert last_step(lab) < steps, "it ended too early for this test"
+    lab.page.locator(".jp-OutputArea-output button", has_text="Stop").wait_for()
+    lab.wait(f"{TEXT}.includes({json.dumps(OVER)})", 300)
+    assert lab.page.evaluate(POINTS) >= 100
+    lab.picture("training-reloaded-plain")
+
+    # No page without the extension has the result, and none looks for what is gone.
+    (saved,) = lab.save()[1].outputs
+    assert set(saved.data) == {"text/plain", "text/html", LIVE}
+    lab.page.close()
+    lab.server.shut_down(lab.path.parent.name)
+    again = opens_plain(lab.path)
+    assert "run it again, what is done costs nothing" in again.show(1, "run it again")
+    assert again.page.evaluate(POINTS) > 1
+    again.is_clean()
+    again.run(0, 1)
+    is_whole(again, steps)
 
 
 def test_without_the_extension_stop_and_interrupt_keep_a_checkpoint_and_the_cell_goes_on(opens_plain: Opens) -> None:

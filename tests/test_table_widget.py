@@ -220,7 +220,7 @@ def test_what_jupyterlab_saves_of_a_live_table_is_still(made: Step, monkeypatch:
 def test_a_module_of_a_widget_is_one_text() -> None:
     from nbdream.widgets.live import module
 
-    for name in ("table.js", "annotate.js"):
+    for name in ("table.js", "annotate.js", "meter.js", "curve.js"):
         text = module(name)
         assert "import " not in text.replace("import os", "")
         assert text.count("export default") == 1

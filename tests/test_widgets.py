@@ -7,6 +7,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections import OrderedDict
 from html.parser import HTMLParser
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from nbdream.cards.curve import MOST_POINTS, curve_svg, folded, thin, ticks
 from nbdream.widgets.curve import History
+from nbdream.widgets.live import LIVE
 from nbdream.widgets.progress import Progress
 from nbdream.widgets.status import ago, live_line, saved_line, saved_training_line, seconds
 from nbdream.widgets.table import shown, table_html, table_text
@@ -342,6 +344,55 @@ def test_progress_draws_a_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatc
     assert [bundle["text/plain"] for bundle in screen.bundles] == ["3 cached · 1 new · 0 failed · 2.0 s"]
     progress.close()
     assert screen.cleared
+
+
+@pytest.mark.parametrize("page", ["jupyter", "vscode", "other"])
+def test_what_is_saved_while_work_runs_is_still_and_says_anew_how_far_it_is(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("anywidget")
+    clock = [0.0]
+    monkeypatch.setattr("nbdream.widgets.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.delenv("NBDREAM_NOTEBOOK", raising=False)
+    monkeypatch.setattr("nbdream.widgets.live._alive", OrderedDict())
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    if page != "other":
+        monkeypatch.setenv("JPY_SESSION_NAME", "notebook.ipynb")  # VS Code may have its kernel from a Jupyter server
+    if page == "vscode":
+        monkeypatch.setattr("__main__.__vsc_ipynb_file__", "notebook.ipynb", raising=False)
+    screen = FakeScreen()
+    progress = Progress(screen, lambda: None, live=True, cell="c1")
+    for clock[0], done in ((1.0, 4), (3.0, 5), (12.0, 9)):
+        progress.take({"type": "step.progress", "name": "<b>", "total": 10, "done": done, "cached": 3, "new": done - 3, "failed": 0})
+        progress.tick()
+    progress.close()
+    view = "application/vnd.jupyter.widget-view+json"
+    if page != "jupyter":
+        assert [view in bundle for bundle in screen.bundles] == [True]
+        return
+    assert [set(bundle) for bundle in screen.bundles] == [{"text/plain", "text/html", LIVE}] * 2
+    first, last = (bundle["text/html"] for bundle in screen.bundles)
+    assert ">4 of 10 · 3 cached · 1 new · " in first
+    assert ">9 of 10 · 3 cached · 6 new · " in last
+    assert first.partition(">")[0] == last.partition(">")[0], "one place"
+    assert {bundle[LIVE]["model"] for bundle in screen.bundles} == {progress._dial.model_id}
+
+
+def test_a_page_that_was_reloaded_shows_the_curve_to_its_end_and_that_the_cell_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("anywidget")
+    from nbdream.widgets import progress as room
+
+    monkeypatch.setattr(room, "QUIET", 0.0)
+    monkeypatch.setattr(room, "NotebookScreen", FakeScreen)
+    progress = Progress(FakeScreen(), lambda: None, live=True, cell="c2")
+    progress.take({"type": "run.event", "name": "tweeter", "event": log(1, 1.0)})
+    progress.tick()
+    widget = progress._widget
+    assert widget.running
+    progress.take({"type": "run.event", "name": "tweeter", "event": log(2, 0.5)})
+    progress.close()
+    assert widget.comm is not None, "who still shows it is not left with what was saved"
+    assert len(widget.series["loss"]) == 2
+    assert not widget.running
+    assert widget.line.endswith("the cell is over: run it again to see its result here")
 
 
 def test_progress_draws_a_curve(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,8 @@ import { CodeCell } from '@jupyterlab/cells';
 import { IOutput } from '@jupyterlab/nbformat';
 import { NotebookActions } from '@jupyterlab/notebook';
 import { Link } from './link';
+import { LIVE } from './live';
 import { isOurs } from './protocol';
-
-const WIDGET = 'application/vnd.jupyter.widget-view+json';
 
 interface IShown {
   outputs: IOutput[];
@@ -38,7 +37,10 @@ export class CatchUp {
       const over = told && told.state !== 'running' && snapshot.executing !== id;
       if (over && !this._own.has(id) && cell instanceof CodeCell && isOurs(cell.model.sharedModel.getSource()) && lacks(cell)) {
         this._own.add(id);
-        this._fetch(cell).catch(error => console.debug('nbdream: the output is not there', error));
+        this._fetch(cell).catch(error => {
+          this._own.delete(id); // the comm may be opened anew, and then it is asked for again
+          console.debug('nbdream: the output is not there', error);
+        });
       }
     }
   }
@@ -57,5 +59,5 @@ export class CatchUp {
 /** Whether a cell shows nothing, or what was live when the page was last saved. */
 function lacks(cell: CodeCell): boolean {
   const outputs = cell.model.outputs.toJSON() as { data?: { [type: string]: unknown } }[];
-  return outputs.every(output => output.data && WIDGET in output.data);
+  return outputs.every(output => output.data && LIVE in output.data);
 }

@@ -1,10 +1,10 @@
 import { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import { IRenderMime, MimeModel } from '@jupyterlab/rendermime';
 import { Message } from '@lumino/messaging';
-import { Panel, Widget } from '@lumino/widgets';
+import { Panel } from '@lumino/widgets';
 
 /** What marks an output of ours that holds a widget. */
-const LIVE = 'application/vnd.nbdream.live+json';
+export const LIVE = 'application/vnd.nbdream.live+json';
 const WIDGET = 'application/vnd.jupyter.widget-view+json';
 /** Milliseconds between two looks whether the widget is there: after a reload it takes a while. */
 const LOOK = 500;
@@ -17,8 +17,13 @@ class LiveRenderer extends Panel implements IRenderMime.IRenderer {
   }
 
   async renderModel(model: IRenderMime.IMimeModel): Promise<void> {
-    this._model = model;
-    this._shown = '';
+    const { [LIVE]: own, [WIDGET]: view, ...still } = model.data;
+    const id = (own as { model?: string } | null)?.model || (view as { model_id?: string } | undefined)?.model_id || '';
+    if (!id || id !== this._id || this._shown !== WIDGET) {
+      this._shown = '';
+    }
+    this._id = id;
+    this._still = new MimeModel({ data: still, metadata: model.metadata, trusted: model.trusted });
     await this._draw();
   }
 
@@ -35,22 +40,25 @@ class LiveRenderer extends Panel implements IRenderMime.IRenderer {
   }
 
   private async _draw(): Promise<void> {
-    const model = this._model;
+    const id = this._id;
+    const still = this._still;
     const registry = this._panel?.content.rendermime;
-    if (!model || !registry || this.isDisposed) {
+    if (!still || !registry || this.isDisposed) {
       return;
     }
-    const { [LIVE]: own, [WIDGET]: view, ...still } = model.data;
-    const id = (view as { model_id?: string } | undefined)?.model_id;
     const kernel = this._panel?.sessionContext.session?.kernel;
     const there = Boolean(id && kernel && !kernel.isDisposed && kernel.hasComm(id));
-    const type = there ? WIDGET : (registry.preferredMimeType(still, model.trusted ? 'any' : 'ensure') ?? 'text/plain');
+    const type = there ? WIDGET : (registry.preferredMimeType(still.data, still.trusted ? 'any' : 'ensure') ?? 'text/plain');
     if (type === this._shown) {
       return;
     }
     this._shown = type;
     const renderer = registry.createRenderer(type);
-    await renderer.renderModel(new MimeModel({ data: there ? { [WIDGET]: view } : still, metadata: model.metadata, trusted: model.trusted }));
+    const view = { version_major: 2, version_minor: 0, model_id: id };
+    await renderer.renderModel(there ? new MimeModel({ data: { [WIDGET]: view }, trusted: still.trusted }) : still);
+    for (const place of renderer.node.querySelectorAll('[data-nbdream]')) {
+      place.removeAttribute('data-nbdream'); // here the widget is shown by its view
+    }
     if (this._shown !== type || this.isDisposed) {
       renderer.dispose();
       return;
@@ -62,16 +70,10 @@ class LiveRenderer extends Panel implements IRenderMime.IRenderer {
     if (there) {
       this._came(this._panel!);
     }
-    const note = (own as { note?: string } | undefined)?.note;
-    if (note && !there) {
-      const line = new Widget();
-      line.addClass('nbd-Live-note');
-      line.node.textContent = note;
-      this.addWidget(line);
-    }
   }
 
-  private _model: IRenderMime.IMimeModel | null = null;
+  private _id = '';
+  private _still: MimeModel | null = null;
   private _panel: NotebookPanel | null = null;
   private _shown = '';
   private _timer = 0;

@@ -35,7 +35,8 @@ def plot(notebook: Notebook, call: Call) -> Any:
 
     found = {word: _run(notebook, word) for word in call.words}
     try:
-        Overlay(found, NotebookScreen(result=False) if notebook.has_kernel else TerminalScreen()).watch()
+        cell = str((notebook.cell or {}).get("id"))
+        Overlay(found, NotebookScreen(result=False) if notebook.has_kernel else TerminalScreen(), cell).watch()
     except KeyboardInterrupt:
         raise Stopped("not watched any longer", f"the runs go on; %dream plot {' '.join(call.words)} shows them again") from None
     return training_figure({word: runs.events(paths) for word, paths in found.items()})

@@ -274,7 +274,7 @@ class _Watched:
         self._door = _Door(self._session, preview="limit" in call.options or "dry_run" in call.options, again=again)
         self.progress = Progress(
             NotebookScreen(result=not call.silent) if notebook.has_kernel else TerminalScreen(), self.stop, self._log_tail, notebook.note,
-            lambda: _limit(self._session, call.options.get("max_cost")), live=notebook.has_page,
+            lambda: _limit(self._session, call.options.get("max_cost")), live=notebook.has_page, cell=str((notebook.cell or {}).get("id")),
         )  # fmt: skip
         self._leave = self._session.subscribe(self.progress.take)
 
@@ -293,11 +293,11 @@ class _Watched:
 
     def leave(self) -> None:
         """The kernel ends: what can go on without it does."""
-        self._door.shut(leaving=True)
+        self._door.shut(lambda: True)
 
     def interrupted(self) -> None:
         """Stop, unless the interrupt is the beginning of the kernel's end."""
-        self._door.shut(leaving=awaiting.leaves())
+        self._door.shut(awaiting.leaves)
 
     def _log_tail(self, recipe: str) -> list[str]:
         from nbdream.workers.paths import RunPaths
@@ -346,12 +346,17 @@ class _Door:
         """Whether ``step`` came through this door."""
         return step in self._steps
 
-    def shut(self, *, leaving: bool = False) -> None:
-        """Ask the cell's steps to stop, and let no further one begin; ``leaving``: what outlives the kernel goes on."""
+    def shut(self, leaves: Callable[[], bool] = lambda: False) -> None:
+        """Ask the steps to stop, and let no further one begin. Training outlives a kernel that ``leaves``: it takes a moment to know."""
         self._shut = True
-        for step in list(self._steps):
-            step.left = leaving
+        lasting = [step for step in self._steps if step.kind == "run" and not step.done]
+        for step in [step for step in self._steps if step not in lasting]:
             step.stopping.set()
+        if lasting:
+            left = leaves()
+            for step in lasting:
+                step.left = left
+                step.stopping.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)

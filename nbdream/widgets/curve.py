@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nbdream.cards.curve import LOOKS, Look, Point, thin
+from nbdream.widgets.live import module
 from nbdream.widgets.status import seconds
 
 STATES = {
@@ -100,7 +100,7 @@ class History:
         return float(max(0.0, (self.updated - self.started) / (step - self.started_at) * (steps - step)))
 
 
-def curve_widget(title: str, on_stop: Callable[[], None] | None, looks: Mapping[str, Look] = LOOKS) -> Any:
+def curve_widget(title: str, on_stop: Callable[[], None] | None, looks: Mapping[str, Look] = LOOKS, mark: str = "") -> Any:
     """A widget that draws curves live, with a Stop button where there is something to stop; None where no widget can be shown.
 
     Everything it shows is in its traits, so it is whole again after a page reload.
@@ -112,7 +112,8 @@ def curve_widget(title: str, on_stop: Callable[[], None] | None, looks: Mapping[
         return None
 
     class LossCurve(anywidget.AnyWidget):
-        _esm = Path(__file__).parent / "static" / "curve.js"
+        _esm = module("curve.js")
+        mark = traitlets.Unicode("").tag(sync=True)
         title = traitlets.Unicode("").tag(sync=True)
         line = traitlets.Unicode("").tag(sync=True)
         tail = traitlets.Unicode("").tag(sync=True)
@@ -120,7 +121,8 @@ def curve_widget(title: str, on_stop: Callable[[], None] | None, looks: Mapping[
         looks = traitlets.Dict().tag(sync=True)
         running = traitlets.Bool(True).tag(sync=True)
 
-    widget = LossCurve(title=title, looks={name: list(look) for name, look in looks.items()}, running=on_stop is not None)
+    shown = {name: list(look) for name, look in looks.items()}
+    widget = LossCurve(title=title, looks=shown, running=on_stop is not None, mark=mark)
 
     def received(_widget: Any, message: Any, _buffers: Any) -> None:
         # The closed list of what the page may ask for; it names nothing and carries no data.

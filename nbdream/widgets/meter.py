@@ -6,10 +6,10 @@ import functools
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from nbdream.prices import shown
+from nbdream.widgets.live import module
 from nbdream.widgets.status import seconds
 
 WINDOW = 15.0
@@ -102,12 +102,12 @@ class Meter:
         return {name: min(1.0, count / total) for name, count in counts.items() if count}
 
 
-def meter_widget(on_stop: Callable[[], None]) -> Any:
-    """A widget that shows a `Meter` and has a Stop button; None where no widget can be shown."""
+def meter_widget(on_stop: Callable[[], None], mark: str = "") -> Any:
+    """A widget that shows a `Meter` and has a Stop button, in the places of ``mark``; None where no widget can be shown."""
     kind = meter_class()
     if kind is None:
         return None
-    widget = kind()
+    widget = kind(mark=mark)
 
     def received(_widget: Any, message: Any, _buffers: Any) -> None:
         # The closed list of what the page may ask for; it names nothing and carries no data.
@@ -121,11 +121,11 @@ def meter_widget(on_stop: Callable[[], None]) -> Any:
 _over: deque[Any] = deque()
 
 
-def retire(widget: Any) -> None:
-    """The cell is over, and its output replaced: but a page that was reloaded meanwhile still shows the widget, which tells it so."""
+def retire(widget: Any, **last: Any) -> None:
+    """The cell is over, and its output replaced: but a page that was reloaded meanwhile still shows the widget, as it is at ``last``."""
     with widget.hold_sync():
-        widget.over = True
-        widget.line = OVER
+        for name, value in last.items():
+            setattr(widget, name, value)
     _over.append(widget)
     while len(_over) > KEPT:
         _over.popleft().close()
@@ -141,7 +141,8 @@ def meter_class() -> Any:
         return None
 
     class Working(anywidget.AnyWidget):
-        _esm = Path(__file__).parent / "static" / "meter.js"
+        _esm = module("meter.js")
+        mark = traitlets.Unicode("").tag(sync=True)
         title = traitlets.Unicode("").tag(sync=True)
         line = traitlets.Unicode("").tag(sync=True)
         shares = traitlets.Dict().tag(sync=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from nbdream.cards.curve import COLOURS, Look, Point, curve_svg
 from nbdream.files import read_lines
 from nbdream.widgets.curve import History, curve_widget
-from nbdream.widgets.progress import PERIOD, NotebookScreen, Screen
+from nbdream.widgets.live import quickened, while_it_runs
+from nbdream.widgets.progress import ANEW, PERIOD, NotebookScreen, Screen, key, was_running
 from nbdream.workers import runs
 from nbdream.workers.paths import RunPaths
 
@@ -17,11 +19,12 @@ from nbdream.workers.paths import RunPaths
 class Overlay:
     """The curves of several runs: a colour a run, dashed what was measured on its validation rows."""
 
-    def __init__(self, found: Mapping[str, RunPaths], screen: Screen) -> None:
-        self.found, self.screen = found, screen
+    def __init__(self, found: Mapping[str, RunPaths], screen: Screen, cell: str = "") -> None:
+        self.found, self.screen, self.cell = found, screen, cell
         self.histories = {name: History() for name in found}
         self._read = dict.fromkeys(found, 0)
         self._widget: Any = None
+        self._said = 0.0
 
     def watch(self) -> None:
         """Show the runs until all have ended, and leave nothing behind. Where none goes on there is nothing to wait for."""
@@ -51,17 +54,19 @@ class Overlay:
 
     def _draw(self) -> None:
         lines = self.lines()
-        bundle = {"text/plain": "\n".join(lines), "image/svg+xml": picture(self.histories)}
+        drawn = picture(self.histories)
         if self._widget is None:
-            self._widget = isinstance(self.screen, NotebookScreen) and curve_widget("", None, looks(self.found))
-            if self._widget:
-                self.screen.show({**self._widget._repr_mimebundle_()[0], **bundle})
+            make = partial(curve_widget, "", None, looks(self.found))
+            self._widget = isinstance(self.screen, NotebookScreen) and quickened(key(self.cell, "plot"), make)
         if self._widget:
             with self._widget.hold_sync():
                 self._widget.series = {name: [list(point) for point in points] for name, points in series(self.histories).items()}
                 self._widget.line = "\n".join(lines)
+            if not self._said or (self._widget.mark and time.monotonic() - self._said >= ANEW):
+                self._said = time.monotonic()
+                self.screen.show(while_it_runs(self._widget, {"text/plain": "\n".join(lines), "text/html": drawn + was_running(*lines)}))
         else:
-            self.screen.show({**bundle, "text/plain": " | ".join(lines)})
+            self.screen.show({"text/plain": " | ".join(lines), "image/svg+xml": drawn})
 
 
 def picture(histories: Mapping[str, History]) -> str:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
-from nbdream.cards.curve import curve_svg
+from nbdream.cards.curve import LOOKS, curve_svg
 from nbdream.widgets.curve import History, curve_widget
-from nbdream.widgets.live import LIVE, live_json
-from nbdream.widgets.meter import Limit, Meter, meter_widget, retire
+from nbdream.widgets.live import quickened, while_it_runs
+from nbdream.widgets.meter import OVER, Limit, Meter, meter_widget, retire
 from nbdream.widgets.status import live_line
 from nbdream.widgets.table import lines_html
 
 QUIET = 0.3
 """Seconds of work below which nothing is shown."""
-WAS_RUNNING = "The cell was running when this was saved: run it again, what is done costs nothing."
+WAS_RUNNING = "If nothing moves here, the cell was running when this was saved: run it again, what is done costs nothing."
 PERIOD = 0.25
 """Seconds between two updates of what is shown."""
+ANEW = 10.0
+"""Seconds after which what would be saved is said anew, where a widget shows the rest."""
 
 
 class Screen(Protocol):
@@ -80,6 +84,16 @@ class TerminalScreen:
             self._width = 0
 
 
+def key(cell: str, what: str) -> str:
+    """What is shown while it runs: in which notebook, in which cell of it."""
+    return f"{os.environ.get('JPY_SESSION_NAME')} {cell} {what}"
+
+
+def was_running(*lines: str) -> str:
+    """What is said of work where no widget shows it, true while it runs and once it is saved, as HTML."""
+    return lines_html([*lines, WAS_RUNNING])
+
+
 class Progress:
     """Takes the session's events from any thread; draws when the cell's own thread ticks."""
 
@@ -92,6 +106,7 @@ class Progress:
         limit: Callable[[], Limit | None] = lambda: None,
         *,
         live: bool = False,
+        cell: str = "",
     ) -> None:
         self._screen = screen
         self._on_stop = on_stop
@@ -100,6 +115,8 @@ class Progress:
         self._limit = limit
         self._live = live
         """Whether somebody looks on who is shown widgets."""
+        self._cell = cell
+        self._said = 0.0
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._drawn = 0.0
@@ -147,48 +164,54 @@ class Progress:
 
     def _draw_line(self, elapsed: float) -> None:
         line = "another kernel is making this; waiting for it" if self._waits else live_line(self._meter.event, elapsed)
-        bundle = {"text/plain": line, "text/html": lines_html([line])}
         if self._live and self._dial is None:
             self._meter.limit = self._limit()
-            self._dial = meter_widget(self._on_stop) or False
-            if self._dial:
-                self._draw_dial(self._dial, line)
-                self._screen.show({**self._dial._repr_mimebundle_()[0], **bundle, LIVE: live_json(WAS_RUNNING)})
-        elif self._dial:
-            self._draw_dial(self._dial, line)
+            self._dial = quickened(key(self._cell, "meter"), lambda mark: meter_widget(self._on_stop, mark)) or False
+        if self._dial:
+            said = self._draw_dial(self._dial, line)
+            self._say(self._dial, {"text/plain": line, "text/html": was_running(said)})
         else:
-            self._screen.show(bundle)
+            self._screen.show({"text/plain": line, "text/html": lines_html([line])})
 
-    def _draw_dial(self, dial: Any, line: str) -> None:
+    def _say(self, widget: Any, bundle: dict[str, Any]) -> None:
+        """Show ``widget``, and from time to time in the output what is saved of it."""
+        now = time.monotonic()
+        if not self._said or (widget.mark and now - self._said >= ANEW):
+            self._said = now
+            self._screen.show(while_it_runs(widget, bundle))
+
+    def _draw_dial(self, dial: Any, line: str) -> str:
         with dial.hold_sync():
             dial.title = str(self._meter.event.get("name") or "")
             dial.line = line if self._waits else self._meter.line(time.monotonic())
             dial.shares = self._meter.shares()
+        return str(dial.line)
 
     def _draw_run(self, history: History) -> None:
         if not self._fresh:
             return
         self._fresh = False
-        bundle = {"text/plain": history.line(), "image/svg+xml": curve_svg(history.series(), self._title)}
+        picture = curve_svg(history.series(), self._title)
         if self._widget is None and isinstance(self._screen, NotebookScreen):
-            self._widget = curve_widget(self._title, self._on_stop) or False
-            if self._widget:
-                self._screen.show({**self._widget._repr_mimebundle_()[0], **bundle, LIVE: live_json(WAS_RUNNING)})
+            make = partial(curve_widget, self._title, self._on_stop, LOOKS)
+            self._widget = quickened(key(self._cell, "curve"), make) or False
+            self._said = 0.0
         if self._widget:
             with self._widget.hold_sync():
                 self._widget.series = {name: [list(point) for point in points] for name, points in history.series().items()}
                 self._widget.line = history.line()
                 self._widget.tail = "\n".join(self._log_tail(self._recipe))
+            self._say(self._widget, {"text/plain": history.line(), "text/html": picture + was_running(history.line())})
         else:
-            self._screen.show(bundle)
+            self._screen.show({"text/plain": history.line(), "image/svg+xml": picture})
 
     def close(self) -> None:
         """Leave nothing behind. A page that shows the curve gets its end first: what replaces it may take a moment."""
         if self._dial:
-            retire(self._dial)
+            retire(self._dial, over=True, line=OVER)
         if self._widget:
             with self._lock:
                 if self._history is not None:
                     self._draw_run(self._history)
-            self._widget.close()
+            retire(self._widget, running=False, line=f"{self._widget.line} · {OVER}")
         self._screen.clear()

@@ -7,6 +7,8 @@
 //            a curve without a label is told by its colour
 // Dragging zooms into steps, a double click shows all again; so do the keys + - 0, and the arrows move from value to value.
 
+import { host } from "./host.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const W = 640, H = 240, L = 56, R = 20, T = 12, B = 30;
 const SMOOTH = [0, 0.6, 0.9, 0.97]; // what the slider stands for
@@ -293,7 +295,7 @@ export function curve(el, source) {
 
 // --- while it grows -----------------------------------------------------------------------------------------------------
 
-function render({ model, el }) {
+export default host((el, model) => {
   const bar = document.createElement("div"), title = document.createElement("strong"), line = document.createElement("span");
   const stop = document.createElement("button"), log = document.createElement("details"), tail = document.createElement("pre");
   const place = document.createElement("div"), summary = document.createElement("summary");
@@ -334,6 +336,4 @@ function render({ model, el }) {
   model.on("change", changed);
   show();
   return () => { if (asked) cancelAnimationFrame(asked); model.off("change", changed); picture.down(); };
-}
-
-export default { render };
+});

@@ -6,6 +6,7 @@
 // ask(op, values) is a promise of the kernel's answer to {op, id, ...values}.
 
 const LOOK = 250; // milliseconds between two looks for places
+const SOON = 2000; // milliseconds in which the first place is looked for at every frame: it comes just after the model
 
 function asking(model) {
   const waiting = new Map(), mine = Math.random().toString(36).slice(2);
@@ -27,13 +28,27 @@ export function host(build) {
     return () => { deaf(); down(); };
   }
 
-  // Take the place of what is there, until it ends.
-  function settle(model, place) {
-    const still = [...place.childNodes];
-    place.dataset.nbdreamLive = "";
-    place.replaceChildren();
-    const end = begin(model, place);
-    return () => { end(); place.replaceChildren(...still); delete place.dataset.nbdreamLive; };
+  // Take the place of what is there, until it ends. A page that draws its output anew gives another place, into which all moves as it is.
+  function settle(model, first, look) {
+    const box = document.createElement("div"), watch = new MutationObserver(look);
+    let place, still, held = null;
+    const leave = () => { place.replaceChildren(...still); delete place.dataset.nbdreamLive; };
+    const enter = (next) => {
+      if (place) leave();
+      place = next;
+      still = [...place.childNodes];
+      place.dataset.nbdreamLive = "";
+      place.replaceChildren(box);
+      watch.disconnect();
+      watch.observe(place.parentNode, { childList: true });
+      if (held?.isConnected && document.activeElement === document.body) held.focus({ preventScroll: true });
+    };
+    box.addEventListener("focusin", ({ target }) => { held = target; });
+    box.addEventListener("focusout", () => setTimeout(() => { if (!box.contains(document.activeElement)) held = null; }));
+    enter(first);
+    const down = begin(model, box);
+    const end = () => { watch.disconnect(); down(); leave(); };
+    return { enter, end, lost: () => !place.isConnected };
   }
 
   return {
@@ -41,11 +56,16 @@ export function host(build) {
       const mark = model.get("mark"), settled = [];
       if (!/^[0-9a-f]+$/.test(mark)) return undefined;
       const look = () => {
-        for (const place of document.querySelectorAll(`[data-nbdream="${mark}"]:not([data-nbdream-live])`)) settled.push(settle(model, place));
+        for (const place of document.querySelectorAll(`[data-nbdream="${mark}"]:not([data-nbdream-live])`)) {
+          const moved = settled.find((one) => one.lost());
+          if (moved) moved.enter(place); else settled.push(settle(model, place, look));
+        }
       };
-      const timer = setInterval(look, LOOK);
-      look();
-      return () => { clearInterval(timer); for (const end of settled) end(); };
+      const timer = setInterval(look, LOOK), until = performance.now() + SOON;
+      let frame = 0;
+      const soon = () => { look(); if (!settled.length && performance.now() < until) frame = requestAnimationFrame(soon); };
+      soon();
+      return () => { clearInterval(timer); cancelAnimationFrame(frame); for (const one of settled) one.end(); };
     },
     render: ({ model, el }) => begin(model, el),
   };

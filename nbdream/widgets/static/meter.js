@@ -2,6 +2,8 @@
 //
 // meter(el, stop) builds it and gives {show({title, line, shares: {cached, new, failed}, over}), remove()}; `stop` is called when Stop is pressed.
 
+import { host } from "./host.js";
+
 const STYLE = `
 .nbd-meter { --m: var(--jp-border-color2, #d1d9e0); --a: var(--jp-brand-color1, #0969da); --bad: var(--jp-error-color1, #cf222e);
   color: var(--jp-content-font-color1, #1f2328); font-family: var(--jp-content-font-family, system-ui, sans-serif); font-size: 13px; line-height: 20px; max-width: 760px; }
@@ -56,7 +58,7 @@ export function meter(el, stop) {
   return { show, remove: () => root.remove() };
 }
 
-function render({ model, el }) {
+export default host((el, model) => {
   const there = meter(el, () => model.send({ op: "stop" }));
   let asked = 0;
   const show = () => { asked = 0; there.show({ title: model.get("title"), line: model.get("line"), shares: model.get("shares"), over: model.get("over") }); };
@@ -64,6 +66,4 @@ function render({ model, el }) {
   model.on("change", changed);
   show();
   return () => { cancelAnimationFrame(asked); model.off("change", changed); there.remove(); };
-}
-
-export default { render };
+});
