@@ -56,6 +56,8 @@ def _isolate(home: Path, hub_port: int) -> None:
         "JUPYTER_RUNTIME_DIR": str(home / "jupyter" / "runtime"),
         "JUPYTER_PLATFORM_DIRS": "1",
         "NO_PROXY": "127.0.0.1,localhost",
+        # As many tests run side by side as there are processors: the threads of one would wait for those of another.
+        "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # Python imports the guard at the start of every process that finds it here.
         "PYTHONPATH": os.pathsep.join([str(TESTS / "guard"), str(ROOT)]),
@@ -81,20 +83,42 @@ pytest_plugins = ("tests.browsing",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take longest begins first (with ``--no-loadscope-reorder``): no worker is left alone with it at the end."""
+    """The longest files begin first (with ``--no-loadscope-reorder``): no worker is left alone with one of them at the end."""
 
-    def patience(item: pytest.Item) -> float:
+    def seconds(item: pytest.Item) -> float:
+        if item.get_closest_marker("stress"):
+            return 0.0
         told = item.get_closest_marker("timeout")
-        return float(told.args[0]) if told else 0.0
+        if told:
+            return float(told.args[0]) / 10  # it is given with that much to spare
+        return 10.0 if item.get_closest_marker("slow") else 0.1
 
     longest: dict[Path, float] = {}
     for item in items:
-        longest[item.path] = max(longest.get(item.path, 0.0), patience(item))
+        longest[item.path] = longest.get(item.path, 0.0) + seconds(item)
     items.sort(key=lambda item: -longest[item.path])
 
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> Iterator[None]:
+    """What holds torch is forked from one server, which has its imports done; a test of the start itself starts cold."""
+    from tests.training import started_warm
+
+    with started_warm():
+        yield
+
+
+@pytest.fixture
+def cold() -> Iterator[None]:
+    """Processes with imports of their own, as a script starts them."""
+    from tests.training import started_cold
+
+    with started_cold():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +163,12 @@ def hub(_hub_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     yield _hub_server
     _hub_server.reset()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured beside what they assert (`record_property`), each a line."""
+    passed = [report for report in terminalreporter.stats.get("passed", []) if report.when == "call" and report.user_properties]
+    if passed:
+        terminalreporter.section("measured")
+        for report in passed:
+            terminalreporter.line(f"{report.nodeid}: " + ", ".join(f"{what} {value}" for what, value in report.user_properties))

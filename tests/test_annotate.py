@@ -605,7 +605,6 @@ device: cpu"""
 
 @pytest.mark.slow
 def test_a_kernel_killed_at_row_12_of_20_and_then_a_model_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with kernel_in(tmp_path) as kernel:
         assert kernel.run(SETUP).status == "ok"
         assert "0 of 20 rows decided" in kernel.run(ASK).text

@@ -17,7 +17,6 @@ from nbdream.trainers import TrainHFFineTune, fitting
 from nbdream.workers import runs
 from tests import tiny
 from tests.notebook import Shell
-from tests.training import started_warm
 
 SETUP = """
 rows = [{'q': f'red cat {n}', 'a': f'blue dog {n}', 'r': f'big tree {n}', 'n': n, 'label': n % 2} for n in range(12)]
@@ -190,15 +189,7 @@ LATE = {
 }
 
 
-@pytest.fixture(scope="module")
-def _warm(bases: Path) -> Iterator[None]:
-    """After the bases, since making one changes the environment, which is to be that of the server."""
-    with started_warm():
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_what_only_the_run_can_know_is_one_line_too(shell: Shell) -> None:
     for more, said in LATE.values():
         with pytest.raises(TrainingError, match=said) as caught:
@@ -208,7 +199,6 @@ def test_what_only_the_run_can_know_is_one_line_too(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_an_adapter_over_another_base(session: Any, bases: Path) -> None:
     rows = DataSource("rows", data=dict(zip(("q", "a"), tiny.pairs(8), strict=True))).output
     trained = TrainHFFineTune("b", str(bases / "causal"), peft_config={"r": 2}, device="cpu").train(rows["q"], rows["a"], epochs=1)

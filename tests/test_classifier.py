@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,10 @@ from nbdream.workers import merge, runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
 from tests.notebook import Shell
-from tests.training import farthest, finish, losses, prepare, started_warm, tensors, wilson
+from tests.training import farthest, finish, losses, prepare, tensors, wilson
 
 TOPICS = {"animal": ["bird", "cat", "dog"], "colour": ["blue", "green", "red"], "place": ["house", "river", "tree"]}
 PLAIN = ["sings", "runs", "sleeps", "over", "under", "the", "a", "big", "small"]
-
-
-@pytest.fixture(scope="module")
-def _warm() -> Iterator[None]:
-    with started_warm():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +101,9 @@ def test_f1_comes_before_the_loss() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
-def test_stopped_and_resumed_equals_uninterrupted_and_two_ranks_equal_one(base: Path, tmp_path: Path) -> None:
+def test_stopped_and_resumed_equals_uninterrupted_and_two_ranks_equal_one(
+    base: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     whole, spec = classifier(tmp_path / "whole", base, devices=2)
     runs.launch(whole, spec)
     result, uninterrupted = finish(whole)
@@ -132,13 +127,14 @@ def test_stopped_and_resumed_equals_uninterrupted_and_two_ranks_equal_one(base: 
     runs.launch(one, spec)
     result, single = finish(one)
     assert result["state"] == "done", result
-    assert max(abs(losses(single)[step] - loss) for step, loss in losses(uninterrupted).items()) < 1e-5
+    farthest_loss = max(abs(losses(single)[step] - loss) for step, loss in losses(uninterrupted).items())
+    record_property("one and two ranks: losses apart", f"{farthest_loss:.1e}")
+    assert farthest_loss < 1e-5
     measured = [event["eval_f1"] for event in single if event["type"] == "eval"]
     assert measured == pytest.approx([event["eval_f1"] for event in evaluations], abs=1e-9)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_an_adapter_is_resumed_with_its_head(base: Path, tmp_path: Path) -> None:
     lora = {"r": 4, "target_modules": "all-linear", "peft_type": "LORA"}
     whole, spec = classifier(tmp_path / "whole", base, lora=lora)
@@ -159,7 +155,6 @@ def test_an_adapter_is_resumed_with_its_head(base: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_a_classifier_learns_and_knows_its_labels(session: Session, untrained: Path, tmp_path: Path) -> None:
     train, held_out = DataSource("train", data=about(300)), DataSource("held_out", data=about(60, seed=1))
     trainer = TrainHFClassifier("topics", str(untrained), device="cpu")
@@ -207,7 +202,6 @@ def test_a_classifier_learns_and_knows_its_labels(session: Session, untrained: P
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_an_adapter_over_a_language_model_gives_several_labels(session: Session, tmp_path: Path) -> None:
     causal = tiny.causal(tmp_path / "causal")
     draw = random.Random(3)
@@ -272,7 +266,6 @@ def test_names_that_it_does_not_take_are_refused(session: Session, base: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_a_cell_trains_a_classifier(base: Path) -> None:
     shell = Shell()
     shell["rows"], shell["held"] = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,8 @@ from nbdream.workers import runs
 from nbdream.workers.chat import prompt_text
 from tests import hostile, tiny
 from tests.notebook import Shell
-from tests.training import started_warm
 
 NUMBERED = "Passage {{index}}: {{text}}"
-
-
-@pytest.fixture(scope="module")
-def _warm(bases: dict[str, Path]) -> Iterator[None]:
-    """After the bases, since making one changes the environment, which is to be that of the server."""
-    with started_warm():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +156,6 @@ def test_contexts_on_one_side_or_none(session: Session, bases: dict[str, Path]) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_trained_asked_and_measured_with_contexts(bases: dict[str, Path]) -> None:
     inputs, outputs = tiny.pairs(40)
     shell = Shell()

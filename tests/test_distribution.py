@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from nbdream.steps import DataSource
 from nbdream.trainers import TrainHFFineTune
 from nbdream.workers import checkpoint, runs
 from tests import tiny
-from tests.training import farthest, finish, losses, prepare, started_warm, tensors
+from tests.training import farthest, finish, losses, prepare, tensors
 
 SHORT = {"num_train_epochs": 2, "learning_rate": 1e-3}
 LORA = {"r": 4, "target_modules": "all-linear", "peft_type": "LORA"}
@@ -34,13 +34,6 @@ EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.causal(tmp_path_factory.mktemp("models") / "causal")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _warm(base: Path) -> Iterator[None]:
-    """After the base, since making one changes the environment, which is to be that of the server."""
-    with started_warm():
-        yield
 
 
 class Trained:
@@ -76,12 +69,15 @@ def apart(one: dict[int, float], other: dict[int, float]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", list(EQUAL))
-def test_two_ranks_learn_what_one_process_learns(alone: Any, base: Path, option: str, tmp_path: Path) -> None:
+def test_two_ranks_learn_what_one_process_learns(
+    alone: Any, base: Path, option: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     single, double = EQUAL[option]
     made = Trained(tmp_path / "run", base, double)
     assert [event["dtensor"] for event in made.ready] == [double.get("fsdp", True)] * 2, "sharded, or copies"
     assert [event["recomputes"] for event in made.ready] == [option.startswith("computed")] * 2
     one = alone(single)
+    record_property("losses apart", f"{apart(made.losses, one.losses):.1e}")
     assert apart(made.losses, one.losses) < 1e-5
     assert made.losses[8] < made.losses[1] - 0.01, "it learned something"
     assert tensors(made.paths).keys() == tensors(one.paths).keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,7 @@ from nbdream.workers import merge, runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
 from tests.notebook import Shell
-from tests.training import farthest, finish, losses, prepare, started_warm, tensors, wilson
-
-
-@pytest.fixture(scope="module")
-def _warm() -> Iterator[None]:
-    with started_warm():
-        yield
+from tests.training import farthest, finish, losses, prepare, tensors, wilson
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +96,9 @@ def embedder(folder: Path, base: Path, **changed: Any) -> tuple[RunPaths, dict[s
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
-def test_stopped_and_resumed_equals_uninterrupted_and_two_ranks_equal_one(base: Path, tmp_path: Path) -> None:
+def test_stopped_and_resumed_equals_uninterrupted_and_two_ranks_equal_one(
+    base: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     whole, spec = embedder(tmp_path / "whole", base)
     runs.launch(whole, spec)
     result, uninterrupted = finish(whole)
@@ -126,7 +121,9 @@ def test_stopped_and_resumed_equals_uninterrupted_and_two_ranks_equal_one(base: 
     result, both = finish(two)
     assert result["state"] == "done", result
     assert all(event["dtensor"] for event in both if event["type"] == "ready")
-    assert max(abs(losses(both)[step] - loss) for step, loss in losses(uninterrupted).items()) < 1e-5
+    farthest_loss = max(abs(losses(both)[step] - loss) for step, loss in losses(uninterrupted).items())
+    record_property("one and two ranks: losses apart", f"{farthest_loss:.1e}")
+    assert farthest_loss < 1e-5
     evaluations = [[event["eval_loss"] for event in events if event["type"] == "eval"] for events in (uninterrupted, both)]
     assert evaluations[0] == pytest.approx(evaluations[1], abs=1e-5)
 
@@ -142,7 +139,6 @@ def found(model: Embedder, test: dict[str, list[str]], *, among: int = 20) -> in
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_an_embedder_learns_to_find(session: Session, base: Path, tmp_path: Path) -> None:
     rows, held_out = DataSource("rows", data=translated(400)), DataSource("held_out", data=translated(60, seed=1))
     trainer = TrainSentenceTransformer("finder", str(base), device="cpu")
@@ -175,7 +171,6 @@ def test_an_embedder_learns_to_find(session: Session, base: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_triplets_with_an_adapter_and_labels_on_a_saved_model(session: Session, base: Path, tmp_path: Path) -> None:
     data = translated(200)
     rows = DataSource("rows", data=data)
@@ -254,7 +249,6 @@ def test_how_large_a_batch_is_compared_is_in_the_recipe_and_devices_are_not(base
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_a_cell_trains_an_embedder_on_what_its_columns_are(base: Path) -> None:
     shell = Shell()
     shell["rows"] = [dict(zip("apn", row, strict=True)) for row in zip(*translated(40).values(), strict=True)]

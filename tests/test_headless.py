@@ -67,6 +67,7 @@ def recipes(folder: Path) -> dict[str, str]:
         return {name: session.load(name).key for name in ("lines", "short", "titles")}
 
 
+@pytest.mark.slow
 def test_one_set_of_keys_for_command_papermill_and_script(notebook: Path, openai_server: Any) -> None:
     by_command(notebook)
     assert openai_server.calls == CALLS
@@ -78,6 +79,7 @@ def test_one_set_of_keys_for_command_papermill_and_script(notebook: Path, openai
     assert openai_server.calls == CALLS
 
 
+@pytest.mark.slow
 def test_a_parameter_pays_for_what_it_changes(notebook: Path, openai_server: Any) -> None:
     executed = by_papermill(notebook, count=5)
     assert openai_server.calls == 5 + 5 + 10

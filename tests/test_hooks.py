@@ -19,7 +19,7 @@ from nbdream.workers.paths import RunPaths
 from nbdream.workers.rank import Run
 from tests import tiny
 from tests.notebook import Shell
-from tests.training import finish, prepare, started_warm
+from tests.training import finish, prepare
 
 CODE = """
 import numpy as np
@@ -53,12 +53,6 @@ def collate(rows):
 
 
 @pytest.fixture(scope="module")
-def _warm() -> Iterator[None]:
-    with started_warm():
-        yield
-
-
-@pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.causal(tmp_path_factory.mktemp("base") / "causal")
 
@@ -81,7 +75,6 @@ def cell(base: Path, body: str, name: str = "told") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_a_cell_s_callback_and_metric_take_part(shell: Shell, base: Path) -> None:
     watched = "callbacks: [Watch]\ncompute_metrics: share\npreprocess_logits_for_metrics: likeliest\nmetric_for_best_model: right\n"
     shell.run(cell(base, watched + "logging_steps: 1\neval_strategy: steps\neval_steps: 1\nepochs: 4"))
@@ -96,7 +89,6 @@ def test_a_cell_s_callback_and_metric_take_part(shell: Shell, base: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_two_ranks_measure_what_one_does(shell: Shell, base: Path) -> None:
     body = "compute_metrics: share\npreprocess_logits_for_metrics: likeliest\nepochs: 1\nbatch_size: 4\n"
     measured: list[Any] = []
@@ -110,7 +102,6 @@ def test_two_ranks_measure_what_one_does(shell: Shell, base: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_a_collator_of_the_notebook_gives_the_same_losses(shell: Shell, base: Path) -> None:
     losses = []
     for name, body in (("ours", "packing: false"), ("theirs", "data_collator: collate")):
@@ -195,7 +186,6 @@ def ended(paths: RunPaths) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_what_a_callback_wants_on_one_rank_all_do(base: Path, tmp_path: Path) -> None:
     arguments = {"num_train_epochs": 3, "learning_rate": 1e-3, "eval_strategy": "no"}
     paths, spec = prepare(tmp_path / "run", base, devices=2, arguments=arguments, hooks={"callbacks": ["Watch"]})
@@ -206,7 +196,6 @@ def test_what_a_callback_wants_on_one_rank_all_do(base: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_a_metric_that_differs_between_ranks_is_the_first_one_s(base: Path, tmp_path: Path) -> None:
     arguments = {"num_train_epochs": 3, "learning_rate": 1e-3, "metric_for_best_model": "luck"}
     early = {"patience": 1, "threshold": 0.0}
@@ -218,7 +207,6 @@ def test_a_metric_that_differs_between_ranks_is_the_first_one_s(base: Path, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_the_best_perplexity_is_the_least(base: Path, tmp_path: Path) -> None:
     arguments = {"num_train_epochs": 3, "learning_rate": 1e-3, "metric_for_best_model": "perplexity"}
     paths, spec = prepare(tmp_path / "run", base, arguments=arguments, early_stopping={"patience": None, "threshold": 0.0})
@@ -240,7 +228,6 @@ class Watch(TrainerCallback):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_a_stop_in_the_step_that_ends_training_changes_nothing(base: Path, tmp_path: Path) -> None:
     arguments = {"num_train_epochs": 6, "learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": 2}
     early = {"patience": 1, "threshold": 9.0}
@@ -277,7 +264,6 @@ def test_code_that_no_kernel_has_handed_over_is_not_run(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm")
 def test_what_a_stranger_left_in_the_folder_is_gone_at_a_start(base: Path, tmp_path: Path) -> None:
     paths, spec = prepare(tmp_path / "run", base, hooks={"callbacks": ["callback_0"]})
     canary = tmp_path / "sings"

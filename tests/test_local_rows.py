@@ -7,6 +7,7 @@ import threading
 import weakref
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch")
 from nbdream.workers import client, kv_cache  # noqa: E402
 from nbdream.workers.generation import RowByRow, writer  # noqa: E402
 from nbdream.workers.in_batches import InBatches  # noqa: E402
+from nbdream.workers.loading import spare_threads  # noqa: E402
 from nbdream.workers.model import LocalModel  # noqa: E402
 from nbdream.workers.sampling import Row, RowParams, Sampler  # noqa: E402
 from tests import tiny  # noqa: E402
@@ -109,6 +111,21 @@ def test_an_adapter_says_what_its_own_library_says(kind: str) -> None:
             )[0].tolist()
         out = out[len(prompt) :] if out[: len(prompt)] == prompt else out
         assert said[number] == (out[: out.index(END)] if END in out else out)
+
+
+@pytest.mark.parametrize(("given", "weights", "threads"), [(None, 1000, 1), (None, 50_000_000, 2), ("2", 1000, 2)])
+def test_a_small_model_takes_one_thread_unless_told(given: str | None, weights: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    part = SimpleNamespace(numel=lambda: weights)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        spare_threads(SimpleNamespace(device=torch.device("cpu"), parameters=lambda: [part]))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_draws_of_a_long_prompt_read_it_once() -> None:

@@ -26,7 +26,6 @@ from nbdream.workers import runs, tracking
 from nbdream.workers.paths import RunPaths
 from nbdream.workers.tracking import Tracking
 from tests import tiny
-from tests.training import started_warm
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -309,10 +308,9 @@ def test_a_run_of_two_ranks_stopped_and_resumed_is_one_run_in_trackio(
         )  # fmt: skip
 
     session.subscribe(hear)
-    with started_warm():
-        with pytest.raises(Stopped):
-            train()
-        model = train()
+    with pytest.raises(Stopped):
+        train()
+    model = train()
     assert addresses == [[]], "one tracker, and it opens no socket"
     assert len(seen) == 6, "two ranks at a time, and of the first attempt the supervisor and the tracker"
     assert all(not process.is_running() or process.status() in GONE for process in seen.values())

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from nbdream.trainers.run_step import curve
 from nbdream.workers import runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
+from tests.training import called_here
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "chat": tiny.causal(folder / "chat", chat=True),
         "t5": tiny.t5(folder / "t5"),
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
 
 
 def rows(**more: list[Any]) -> DataSource:
@@ -492,7 +485,8 @@ def test_a_merged_model_says_what_the_adapter_says(trained: dict[str, Any], monk
     monkeypatch.chdir(trained["folder"])
     with Session("output") as session:
         model = session.load("tweeter")
-        merged = model.export_to_disk(tmp_path / "merged")
+        with called_here():
+            merged = model.export_to_disk(tmp_path / "merged")
         adapter = model.export_to_disk(tmp_path / "adapter", adapter_only=True)
         with pytest.raises(ArgumentError, match="there already"):
             model.export_to_disk(tmp_path / "merged")
@@ -526,7 +520,8 @@ def test_four_bits_train_an_adapter_that_is_loaded_over_them(session: Session, m
     model.unload_model()
     assert train().fingerprint == model.fingerprint
     assert train()("red cat sings", max_new_tokens=6, force=True) == said
-    merged = model.export_to_disk(tmp_path / "merged")
+    with called_here():
+        merged = model.export_to_disk(tmp_path / "merged")
     assert (Path(merged) / "model.safetensors").is_file()
 
 

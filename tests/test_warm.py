@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,15 +30,14 @@ from nbdream.workers.paths import RunPaths
 from nbdream.workers.warm import WarmServer
 from tests import tiny
 from tests.notebook import kernel_in
-from tests.test_workers import finish, losses, prepare, tensors
+from tests.training import finish, losses, prepare, started_cold, tensors
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+def _cold() -> Iterator[None]:
+    with started_cold():
         yield
 
 
@@ -139,7 +138,9 @@ def children(server: WarmServer) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_killed_warm_rank_is_named_at_once(base: Path, server: WarmServer, tmp_path: Path) -> None:
+def test_a_killed_warm_rank_is_named_at_once(
+    base: Path, server: WarmServer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     pids: dict[int, int] = {}
     killed: list[float] = []
 
@@ -153,7 +154,9 @@ def test_a_killed_warm_rank_is_named_at_once(base: Path, server: WarmServer, tmp
     paths, spec = prepare(tmp_path / "run", base, devices=2)
     runs.launch(paths, spec)
     result, _ = finish(paths, kill)
-    assert time.monotonic() - killed[0] < 5
+    seconds = time.monotonic() - killed[0]
+    record_property("named after", f"{seconds:.2f} s")
+    assert seconds < 5
     assert (result["state"], result["rank"], result["exit_code"]) == ("failed", 1, -9)
     assert "rank 1 of 2 was killed (SIGKILL)" in result["message"]
     assert not any(psutil.pid_exists(pid) for pid in pids.values())

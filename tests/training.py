@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import io
 import math
 import os
+import runpy
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from nbdream.trainers import tokens, trained
 from nbdream.workers import runs, warm
 from nbdream.workers.paths import RunPaths
 from tests import tiny
@@ -77,19 +84,61 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
     return (middle - spread) / (1 + z * z / rows), (middle + spread) / (1 + z * z / rows)
 
 
+REAL = {name: getattr(warm, name) for name in ("at_hand", "prepare", "packages")}
+_server: warm.WarmServer | None = None
+
+
+def _at_hand(environment: Mapping[str, str]) -> warm.WarmServer | None:
+    """The server of these tests, if there may be one: started when it is first asked for, and anew for another environment."""
+    global _server
+    if _server is None or not _server.fits(environment):
+        _end()
+        _server = warm.WarmServer(environment) if sys.platform.startswith("linux") and warm.enough_memory() else None
+    return _server if _server is not None and _server.ready(120) else None
+
+
+def _end() -> None:
+    if _server is not None and _server.lives:
+        _server.end()
+        _server.process.wait()
+
+
+atexit.register(_end)
+
+
+@contextmanager
+def called_here() -> Iterator[None]:
+    """What is started as ``python -m nbdream.workers.…`` for one answer runs in this process, which has its imports done."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        module, arguments = command[command.index("-m") + 1], command[command.index("-m") + 2 :]
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+            patch.delitem(sys.modules, module, raising=False)
+            patch.setattr(sys, "argv", [module, *arguments])
+            runpy.run_module(module, run_name="__main__")
+        return subprocess.CompletedProcess(command, 0, said.getvalue(), "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (tokens, trained):
+            patch.setattr(place, "subprocess", SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL))
+        yield
+
+
 @contextmanager
 def started_warm() -> Iterator[None]:
-    """Runs and models start from a warm server: a test of what they do need not wait for their imports each time."""
+    """Runs and models start from one warm server: a test of what they do need not wait for their imports each time."""
+    found = warm.packages()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(warm, "_enabled", True)
-        patch.setattr(warm, "_server", None)
-        warm.prepare(runs.worker_environment)
-        server = warm._server
-        if server is not None and server.ready(120):
-            patch.setattr(warm, "_enabled", False)  # following a run prepares no other one
-            patch.setattr(warm, "packages", lambda: server.packages)
+        patch.setattr(warm, "at_hand", _at_hand)
+        patch.setattr(warm, "prepare", lambda *_, **__: None)  # who has followed a run prepares no other one
+        patch.setattr(warm, "packages", lambda: found)  # files that somebody edits meanwhile do not matter here
         yield
-        warm.drop()
-        if server is not None:
-            server.process.wait()
+
+
+@contextmanager
+def started_cold() -> Iterator[None]:
+    """They start as they do for everybody else: with imports of their own, or from a server that was prepared."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, real in REAL.items():
+            patch.setattr(warm, name, real)
+        yield
