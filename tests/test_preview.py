@@ -101,11 +101,20 @@ def test_whatever_others_wrote_is_text(text: str) -> None:
     assert "<script" not in preview.html().lower()
 
 
+SLOW = """import time
+from nbdream.hub import dataset
+
+look = dataset.doubts
+dataset.doubts = lambda *given: time.sleep(1.5) or look(*given)"""
+"""As if there were many rows to look through."""
+
+
 def test_in_a_notebook_it_is_a_page(tmp_path: Path) -> None:
     """By the magic and from Python; a script, which has no page, gets text."""
     rows = "rows = DataSource('rows', [{'<script>alert(1)</script>': 'ann.lee@uni-bonn.de'}])"
     with kernel_in(tmp_path) as kernel:
         kernel.run(f"%load_ext nbdream\n%dream open ./output\nfrom nbdream.steps import DataSource\n{rows}")
+        kernel.run(SLOW)
         magic = kernel.run("%dream publish rows ./out --dry-run")
         python = kernel.run("where = rows.publish_to_hf_hub('./out', dry_run=True)")
         refused = kernel.run("%dream publish rows ./out")

@@ -74,7 +74,7 @@ class _Source:
     room: int
     """Rows that may be outstanding."""
     size: int
-    """Rows in the next chunk: doubled from chunk to chunk, and one again when the source proves slow."""
+    """Rows in the next chunk: four times as many from chunk to chunk, and one again when the source proves slow."""
     taken: int = 0
     exhausted: bool = False
     known: dict[str, str] = field(default_factory=dict)
@@ -301,7 +301,7 @@ class Engine:
             rows.append(row)
             if time.monotonic() > until:
                 break
-        source.size = min(CHUNK, source.size * 2) if time.monotonic() <= until else 1
+        source.size = min(CHUNK, source.size * 4) if time.monotonic() <= until else 1
         opened = self._opened
         found = self._cache.lookup([key for row in chunk for key, _ in row.keys]) if chunk else {}
         chunk = self._fill_stored(stream, chunk, found)

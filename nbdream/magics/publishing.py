@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 USAGE = "publish NAME REPO [options] · publish --notebook REPO"
 SUMMARY = "publish with its card, to the Hub or a folder (./x, ~/x, /x); what will be sent is shown first"
+SILENT = 0.8
+"""Seconds after which a cell says that it looks through what will be published: a mistake is told before, and alone."""
 OPTIONS = (
     Option(name="dry_run", kind="flag", help="show what would be sent, and send nothing"),
     Option(name="splits", help="sizes of train/validation/test, as 0.9/0.1"),
@@ -78,17 +82,30 @@ class _Page:
         self._preview: Preview | None = None
         self._lines: list[str] = []
         self._screen = NotebookScreen()
+        self._drawing = threading.Lock()
+        self._looking = threading.Timer(SILENT, contextvars.copy_context().run, (self._say_that_it_looks,))
+        self._looked = False
 
     def __enter__(self) -> None:
-        if self._live:  # to look through many rows takes its time
-            self._screen.show(lines_view(["looking through what will be published"]).bundle)
+        if self._live:
+            self._looking.start()
+
+    def _say_that_it_looks(self) -> None:
+        with self._drawing:
+            if not self._looking.finished.is_set():
+                self._looked = True
+                self._screen.show(lines_view(["looking through what will be published"]).bundle)
 
     def __exit__(self, *_: object) -> None:
-        if self._live and self._preview is None:
-            self._screen.show(lines_view([]).bundle)
+        with self._drawing:
+            self._looking.cancel()
+            if self._looked and self._preview is None:
+                self._screen.show(lines_view([]).bundle)
 
     def show(self, preview: Preview) -> None:
         """Show what will be published."""
+        with self._drawing:
+            self._looking.cancel()
         self._preview = preview
         if self._live:
             self._draw(str(preview), preview.html())
