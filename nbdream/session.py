@@ -75,7 +75,7 @@ class Session:
         self._progress_told = 0.0
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
-        self._running: set[Any] = set()
+        self._running: dict[Any, None] = {}
 
     # --- opening and closing ----------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class Session:
         if not step.preview:
             step.name = self._free_name(step.name, step.key)
         step.cell = self.cell
-        self._running.add(step)
+        self._running[step] = None
 
     def run(self, step: Step) -> None:
         """Load what ``step`` would make if it is there; run it if not; record it, and point its name at it."""
@@ -212,10 +212,10 @@ class Session:
                 del self._taken[step.name]
             raise
         finally:
-            self._running.discard(step)
+            self._running.pop(step, None)
 
     def running(self) -> list[Step]:
-        """The steps that run now: each can be stopped by ``step.stopping.set()``."""
+        """The steps that run now, the first one first: each can be stopped by ``step.stopping.set()``."""
         return [step for step in list(self._running) if not step.done]  # one that was stopped may never have come to `run`
 
     def _free_name(self, name: str, key: str) -> str:

@@ -56,6 +56,24 @@ def test_wait_raises_what_a_step_raised_at_once_and_the_others_run_on(session: S
         _ = bad.output
 
 
+def test_what_runs_stands_in_the_order_in_which_it_began(session: Session) -> None:
+    going = threading.Event()
+
+    class Waits(Step):
+        def setup(self) -> None:
+            self.register_arg("number")
+            self.register_output("x")
+
+        def run(self) -> Any:
+            going.wait(20)
+            return {"x": [1]}
+
+    steps = [Waits(f"step {number}", args={"number": number}, background=True) for number in range(8)]
+    assert [step.name for step in session.running()] == [step.name for step in steps]
+    going.set()
+    wait(*steps)
+
+
 def test_concurrent_raises_at_once(session: Session) -> None:
     going = threading.Event()
     began = time.monotonic()

@@ -16,7 +16,7 @@ CELLS = [
     "%%train counter --on rows --base demo --background\ninput: q\noutput: a\nepochs: 200\nbatch_size: 4",
     "import time; until = time.monotonic() + 45\nwhile time.monotonic() < until: sum(range(1000))",
 ]
-DONE = "Number((document.querySelector('.nbd-Work')?.innerText.match(/([\\d,]+) of 4,000/)?.[1] ?? '0').replace(',', ''))"
+DONE = "Number((document.querySelector('#nbdream-panel')?.innerText.match(/([\\d,]+) of 4,000/)?.[1] ?? '0').replace(',', ''))"
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.stress, pytest.mark.timeout(300), needs_chromium, needs_extension]
 
