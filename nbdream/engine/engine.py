@@ -327,9 +327,8 @@ class Engine:
         """Whether stored replies are good as they are: neither failures nor to be mended."""
         review = stream.review
         for reply in stored:
-            if reply.error is None and review is not None and review(row.request, reply, 1) is not None:
-                return False
-            if reply.error is not None:  # what the review finds, too
+            mended = review is not None and reply.error is None and review(row.request, reply, 1) is not None
+            if mended or reply.error is not None:  # the review may have found one
                 return False
         return True
 

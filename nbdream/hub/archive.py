@@ -36,9 +36,15 @@ STORED = (".safetensors",)
 """What does not get smaller."""
 RATIO, SMALL = 250, 64 << 20
 """How many times smaller than its content a file may be packed, from so many bytes of content on."""
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
-"""What `zipfile` raises over a file that a stranger made: no zip, damaged, cut off, packed or encrypted as it does not know, a seek
-before the beginning, a date or an extra field that is none. It has no common class for them."""
+UNREADABLE = (
+    zipfile.BadZipFile,  # no zip, or a checksum that is not that of the content
+    zlib.error,  # packed content that is damaged
+    EOFError,  # content that is cut off
+    OSError,  # a seek to before the beginning of the file
+    RuntimeError,  # encrypted; NotImplementedError is one, too: packed in a way that it does not know
+    ValueError,  # a date or an extra field that is none
+)
+"""What `zipfile` raises over a file that a stranger made; its errors have no class in common."""
 
 Content = Path | bytes
 Progress = Callable[[int, int], None]
