@@ -69,8 +69,8 @@ def is_whole(lab: Lab, steps: int) -> None:
 
 
 def test_it_goes_on_over_a_reload_and_a_restart_of_the_kernel(opens: Opens) -> None:
-    steps = 20 * EPOCH
-    lab = opens([SETUP, TRAIN.format(20)])
+    steps = 40 * EPOCH
+    lab = opens([SETUP, TRAIN.format(40)])
     lab.command("nbdream:open")
     lab.run(0)
     lab.begin(1)
@@ -98,8 +98,8 @@ def test_it_goes_on_over_a_reload_and_a_restart_of_the_kernel(opens: Opens) -> N
 
 
 def test_without_the_extension_a_page_that_was_reloaded_shows_the_curve_to_its_end(opens_plain: Opens) -> None:
-    steps = 24 * EPOCH
-    lab = opens_plain([f"{SETUP}\nfrom nbdream.widgets import progress\nprogress.ANEW = 0.5", TRAIN.format(24)])
+    steps = 48 * EPOCH
+    lab = opens_plain([f"{SETUP}\nfrom nbdream.widgets import progress\nprogress.ANEW = 0.5", TRAIN.format(48)])
     lab.run(0)
     lab.begin(1)
     lab.wait(f"{POINTS} >= 4 && {STILL}.includes('<polyline ')")
@@ -126,8 +126,8 @@ def test_without_the_extension_a_page_that_was_reloaded_shows_the_curve_to_its_e
 
 
 def test_without_the_extension_stop_and_interrupt_keep_a_checkpoint_and_the_cell_goes_on(opens_plain: Opens) -> None:
-    steps = 10 * EPOCH
-    lab = opens_plain([SETUP, TRAIN.format(10)])
+    steps = 20 * EPOCH
+    lab = opens_plain([SETUP, TRAIN.format(20)])
     lab.run(0)
     running = lab.begin(1)
     lab.wait(f"{POINTS} >= 4")

@@ -502,7 +502,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
 
 
 def value(kernel: Kernel, expression: str) -> Any:
-    result = kernel.run(f"import json, sys; print(json.dumps({expression}))")
+    result = kernel.run(f"import json, pathlib, sys; print(json.dumps({expression}))")
     assert result.status == "ok", result.error
     return json.loads(result.text)
 
@@ -591,7 +591,8 @@ def test_a_restarted_kernel_takes_names_from_the_session(kernel: Kernel) -> None
     assert "has not run in this kernel" in result.text
 
 
-TRAIN = "%%train counter --on counting --eval counting --base demo\ninput: q\noutput: a\nepochs: 2\nbatch_size: 4\n"
+TRAIN = "%%train counter --on counting --eval counting --base demo\ninput: q\noutput: a\nepochs: 10\nbatch_size: 4\n"
+STEPS = 120  # seconds of training: enough for a page to be renewed many times before it ends
 
 
 @pytest.mark.slow
@@ -599,7 +600,7 @@ TRAIN = "%%train counter --on counting --eval counting --base demo\ninput: q\nou
 def test_training_shows_a_live_curve_stops_at_once_and_resumes(kernel: Kernel) -> None:
     kernel.run("counting = [{'q': f'say {number}', 'a': f'number {number}'} for number in range(48)]")
     for line, says in (("epoch: 2", "did you mean 'epochs'"), ("input: qq", "did you mean 'q'")):
-        wrong = kernel.run(TRAIN.replace("epochs: 2" if "epoch" in line else "input: q", line))
+        wrong = kernel.run(TRAIN.replace("epochs: 10" if "epoch" in line else "input: q", line))
         assert says in wrong.error
         assert len(wrong.traceback) == 1
 
@@ -615,10 +616,12 @@ def test_training_shows_a_live_curve_stops_at_once_and_resumes(kernel: Kernel) -
     result = CellResult()
     for message in kernel.messages(running, timeout=300):
         result.messages.append(message)
+    told = value(kernel, "[line for path in pathlib.Path('output/objects').glob('*/events.jsonl') for line in path.open()]")
+    assert [json.loads(line)["type"] for line in told].count("resumed") == 1, "it was stopped before its end"
     assert max(points(message) for message in result.messages) >= 10  # on the page, before the run ended
     (last,) = result.outputs
     assert set(last["content"]["data"]) == {"text/plain", "image/svg+xml", CURVE}
-    assert "counter · demo · 24 steps · learning rate 2e-05 · loss " in last["content"]["data"]["text/plain"]
+    assert f"counter · demo · {STEPS} steps · learning rate 2e-05 · loss " in last["content"]["data"]["text/plain"]
     assert last["content"]["data"]["image/svg+xml"].count("<polyline") == 2
     assert value(kernel, "'torch' in sys.modules") is False
 

@@ -20,8 +20,8 @@ LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 SETUP = """%load_ext nbdream
 %dream open ./output
 counting = [{'q': f'say {number}', 'a': f'number {number}'} for number in range(48)]"""
-TRAIN = "%%train counter --on counting --base demo --devices 2\ninput: q\noutput: a\nepochs: 4\nbatch_size: 8\n"
-STEPS = 24
+TRAIN = "%%train counter --on counting --base demo --devices 2\ninput: q\noutput: a\nepochs: 12\nbatch_size: 8\n"
+STEPS = 72  # enough that it still trains when its killed kernel is back
 
 
 @pytest.fixture
