@@ -7,10 +7,12 @@ are converted here; everything else goes the usual way.
 from __future__ import annotations
 
 import array as machine
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
+
+Converter = Callable[[list[Any]], pa.Array]
 
 _INT64 = range(-(2**63), 2**63)
 _NONE = type(None)
@@ -20,17 +22,35 @@ def array(values: Sequence[Any]) -> pa.Array:
     """What ``pyarrow.array(values)`` gives, and its errors."""
     if not isinstance(values, list):
         values = list(values)
+    kinds = _kinds(values)
+    convert = _of_kind(kinds, values)
+    if convert is not None:
+        return convert(values)
+    return pa.array(values) if kinds else pa.nulls(len(values))
+
+
+def converter(values: list[Any]) -> Converter | None:
+    """What makes any part of ``values`` an array of one and the same type, without an error; None where that takes a closer look."""
+    convert = _of_kind(_kinds(values), values)
+    return None if convert is texts and not _is_unicode(values) else convert
+
+
+def _kinds(values: list[Any]) -> set[type]:
     kinds = set(map(type, values))
     kinds.discard(_NONE)
+    return kinds
+
+
+def _of_kind(kinds: set[type], values: list[Any]) -> Converter | None:
     if kinds == {str}:
-        return texts(values)
+        return texts
     if kinds == {bool}:
-        return _bits(values)
+        return _bits
     if kinds == {int} and _fit(values):
-        return _numbers(values, "q", pa.int64())
+        return _whole
     if kinds == {float}:
-        return _numbers(values, "d", pa.float64())
-    return pa.array(values) if kinds else pa.nulls(len(values))
+        return _real
+    return None
 
 
 def int64s(values: Sequence[int] | range) -> pa.Array:
@@ -48,9 +68,28 @@ def texts(values: list[str | None]) -> pa.Array:
     return builder.finish()
 
 
+def _is_unicode(values: list[str | None]) -> bool:
+    """Whether no text has half a surrogate pair, which no file can hold."""
+    try:
+        for value in values:
+            if value is not None and not value.isascii():
+                value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _fit(values: list[Any]) -> bool:
     known = [value for value in values if value is not None]
     return min(known) in _INT64 and max(known) in _INT64
+
+
+def _whole(values: list[Any]) -> pa.Array:
+    return _numbers(values, "q", pa.int64())
+
+
+def _real(values: list[Any]) -> pa.Array:
+    return _numbers(values, "d", pa.float64())
 
 
 def _numbers(values: list[Any], code: str, kind: pa.DataType) -> pa.Array:

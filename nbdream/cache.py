@@ -32,6 +32,8 @@ TABLE = "calls"
 READ_AT_ONCE = 1000
 PAGES = 32_768
 """KiB of the file kept in memory: keys are digests, so that a look-up in order of rows is all over the file."""
+LOG = 16_000
+"""Pages in the log of writes before they are put into the file: many replies share a page, which is then written once."""
 MENDED = 2
 """Times that one exchange goes on with a new file."""
 PATIENCE = 120.0
@@ -42,8 +44,12 @@ _PUT = (
     "INSERT INTO calls (key, value) VALUES {} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     " WHERE json_extract(calls.value, '$.error') IS NOT NULL AND json_extract(excluded.value, '$.error') IS NULL"
 )
-# One row holds the whole answer: each row of an answer is handed over by a queue, which costs more than reading it.
-_READ = "SELECT json_group_object(key, json(value)) FROM calls WHERE key IN (SELECT value FROM json_each(?))"
+# One row holds the whole answer: each row of an answer is handed over by a queue, which costs more than reading it. The values are JSON
+# already; what is not even text (a pickle, say) is told by a null, which is no reply either.
+_READ = (
+    """SELECT '{' || group_concat('"' || key || '":' || iif(typeof(value) = 'text', value, 'null')) || '}' FROM calls"""
+    " WHERE key IN (SELECT value FROM json_each(?))"
+)
 _PAGE = "SELECT json_group_object(key, json(value)), max(key) FROM (SELECT key, value FROM calls WHERE key > ? ORDER BY key LIMIT ?)"
 _PAID = (
     "SELECT json_group_array(json_object('by', paid_by, 'model', model, 'calls', calls, 'failed_calls', failed, 'input_tokens', input,"
@@ -101,7 +107,8 @@ class CallCache:
         """What is stored under those of ``keys`` that are there."""
         found: dict[str, Value] = {}
         for start in range(0, len(keys), READ_AT_ONCE):
-            found |= self._decode(self._ask(_READ, json.dumps(keys[start : start + READ_AT_ONCE]))[0])
+            stored = self._ask(_READ, json.dumps(keys[start : start + READ_AT_ONCE]))[0]
+            found |= self._decode(stored or "{}")
         return found
 
     def put(self, items: Sequence[tuple[str, Value]]) -> dict[str, Value]:
@@ -309,6 +316,7 @@ class _Connection:
         self.ask("PRAGMA synchronous = NORMAL")
         self.ask("PRAGMA trusted_schema = OFF")
         self.ask(f"PRAGMA cache_size = -{PAGES}")
+        self.ask(f"PRAGMA wal_autocheckpoint = {LOG}")
 
     def ask(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         """The first row of one statement; () when there is none."""

@@ -19,7 +19,7 @@ from nbdream.files import Lock
 
 FILE = "calls.jsonl"
 """Where an archive keeps the replies of a session."""
-KEY = re.compile(r"[0-9a-f]{64}:[0-9]{1,9}(:[0-9a-z]{1,64})?")
+KEY = re.compile(r"[0-9a-f]{32}:[0-9]{1,9}(:[0-9a-z]{1,64})?")
 LONGEST = 64 << 20
 """Bytes of a line."""
 TEXTS = ("text", "model", "finish_reason", "made", "by")

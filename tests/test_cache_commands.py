@@ -18,7 +18,7 @@ from nbdream.llms import EchoLLM, OpenAI
 from nbdream.steps import Generate
 
 HERE = ["--session", "output"]
-KEY = "a" * 64 + ":0"
+KEY = "a" * 32 + ":0"
 
 
 def lines(template: str, name: str = "lines", **args: Any) -> Generate:
@@ -171,7 +171,7 @@ def test_replies_move_to_another_session(openai_server: Any, tmp_path: Path, nam
 def test_the_first_reply_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Session("./output").prepare()
     failure = {"error": {"kind": "row", "message": "refused"}}
-    other = "b" * 64 + ":1"
+    other = "b" * 32 + ":1"
     with CallCache(tmp_path / "output" / "calls.sqlite") as cache:
         cache.put([(KEY, {"text": "first"}), (other, failure)])
     with (tmp_path / "in.jsonl").open("w") as file:

@@ -11,6 +11,7 @@ import pytest
 
 from nbdream import Session
 from nbdream.errors import ArgumentError, DataError, HubError, NbDreamError, StepOutputTypeError
+from nbdream.steps import wait
 from nbdream.steps.files import read_csv
 from nbdream.steps.hubs import citation
 from nbdream.steps.sources import CSVDataSource, DataSource, HFDatasetDataSource, HFHubDataSource, JSONDataSource, TextDataSource
@@ -327,3 +328,34 @@ def test_citations() -> None:
     assert citation("text @inproceedings{a,\n title = {A {B} c}\n} more }") == "@inproceedings{a,\n title = {A {B} c}\n}"
     assert citation("mail me@home.org") is None
     assert citation("@misc{never closed") is None
+
+
+def test_blocks_of_a_column_have_the_type_of_the_whole(session: Session) -> None:
+    rows = 9000
+    data: dict[str, list[Any]] = {
+        "text": [None] * 4500 + ["ä"] * 4500,
+        "whole": [None] * 4500 + [2**40] * 4500,
+        "real": [0.5] * 4500 + [None] * 4500,
+        "truth": [None] * 8999 + [True],
+        "nothing": [None] * rows,
+        "large": [1] * 8999 + [2**64],
+        "half": ["a"] * 8999 + ["\ud800"],
+    }
+    for name in ("large", "half"):
+        odd = data.pop(name)
+        with pytest.raises(NbDreamError, match=name):
+            DataSource(name, data={name: odd})
+    output = DataSource("rows", data=data).output
+    assert {name: list(output[name]) for name in data} == data
+    schema = output.table(list(data)).schema
+    assert [str(schema.field(name).type) for name in ("text", "whole", "real", "truth")] == ["string", "int64", "double", "bool"]
+    assert DataSource("again", data=[dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]).key == output.step.key
+    assert made(session) == 1
+
+
+def test_data_that_changes_while_it_is_read_counts_as_it_was(session: Session) -> None:
+    data = {"text": [f"text {number}" for number in range(20_000)]}
+    source = DataSource("rows", data=data, background=True)
+    data["text"][-1] = "changed"
+    wait(source)
+    assert source.output["text"][-1] == "text 19999"

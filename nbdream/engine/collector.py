@@ -7,18 +7,25 @@ import gc
 import threading
 from collections.abc import Iterator
 
+OFTEN = 20_000
+"""New objects after which the young ones are looked through: those of a few thousand rows, nearly all of which are gone by then."""
+
 
 @contextlib.contextmanager
 def spared() -> Iterator[None]:
-    """Leave what there is already to be looked through afterwards: a tenth of the processor time of many quick calls.
+    """Leave what there is already to be looked through afterwards, and look less often: a tenth of the time of many quick calls.
 
     Only on the main thread: there the kernel's user waits for the end; beside a cell in the background they may want memory back.
     """
-    ours = threading.current_thread() is threading.main_thread() and not gc.get_freeze_count()
-    if ours:
-        gc.freeze()
+    if threading.current_thread() is not threading.main_thread() or gc.get_freeze_count():
+        yield
+        return
+    before = gc.get_threshold()
+    gc.freeze()
+    if 0 < before[0] < OFTEN:
+        gc.set_threshold(OFTEN, *before[1:])
     try:
         yield
     finally:
-        if ours:
-            gc.unfreeze()
+        gc.set_threshold(*before)
+        gc.unfreeze()

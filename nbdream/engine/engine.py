@@ -40,6 +40,8 @@ from nbdream.llms.base import LLM, Reply, Request
 
 CHUNK = 256
 """Rows that are looked up together. The next ones are handed over when there is room for as many: small chunks cost more than waiting."""
+CHUNK_THERE = 1000
+"""The same while all of them are on disk: then the next chunk is numbered while this one is looked up, and small ones wait in turn."""
 GATHER = 0.05
 """Seconds after which a chunk goes out as it is."""
 WINDOW = 4096
@@ -77,9 +79,22 @@ class _Source:
     """Rows in the next chunk: four times as many from chunk to chunk, and one again when the source proves slow."""
     taken: int = 0
     exhausted: bool = False
+    told: bool = False
+    """Whether the loop knows that there is no further row."""
     known: dict[str, str] = field(default_factory=dict)
     """The credentials that there were a moment ago."""
     known_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _LookUp:
+    """A chunk that has been looked up, or is being looked up while the step's thread does something else."""
+
+    chunk: list[Row]
+    opened: int
+    """Streams there had been when the look-up began."""
+    found: Callable[[], dict[str, dict[str, Any]]]
+    """Waits for what is stored."""
 
 
 class Engine:
@@ -246,6 +261,7 @@ class Engine:
     ) -> Generator[list[Reply], None, None]:
         assert self._loop is not None
         rows: deque[Row] = deque()
+        ahead: _LookUp | None = None
         reported = 0.0
         finished = False
         try:
@@ -257,7 +273,13 @@ class Engine:
                         yield rows.popleft().replies
                         self._check(stream, stop, source)
                     if not source.exhausted and (not rows or len(rows) <= source.room - source.size):
-                        self._hand_over(stream, source, rows)
+                        ahead = self._hand_over(stream, source, rows, ahead)
+                    elif ahead is not None:
+                        self._looked_up(stream, source, ahead)
+                        ahead = None
+                    elif source.exhausted and stream.batch and not source.told:
+                        source.told = True
+                        self._loop.call_soon_threadsafe(self._all_handed_over, stream)
                     elif rows:
                         stream.wait(rows[0], TICK)
                     else:
@@ -279,9 +301,25 @@ class Engine:
                 raise Stopped(f"stopped waiting after {stream.progress().done:,} replies", GOES_ON)
             raise Stopped(f"stopped after {stream.progress().done:,} replies", "run it again to go on: what is there costs nothing")
 
-    def _hand_over(self, stream: Stream, source: _Source, rows: deque[Row]) -> None:
-        """Number the next chunk of requests and have it looked up."""
-        assert self._loop is not None
+    def _hand_over(self, stream: Stream, source: _Source, rows: deque[Row], ahead: _LookUp | None) -> _LookUp | None:
+        """Number the next chunk of requests and have it looked up; that chunk, when it will be done while the next one is numbered."""
+        if ahead is not None and source.size <= CHUNK:
+            self._looked_up(stream, source, ahead)
+            ahead = None
+        in_turn = source.size <= CHUNK
+        chunk = self._numbered(source, rows)
+        keys, opened = [key for row in chunk for key, _ in row.keys], self._opened
+        if in_turn:
+            found = self._cache.lookup(keys)
+            self._looked_up(stream, source, _LookUp(chunk, opened, lambda: found))
+            return None
+        looking = _LookUp(chunk, opened, self._reader.submit(self._cache.lookup, keys).result)
+        if ahead is not None:
+            self._looked_up(stream, source, ahead)
+        return looking
+
+    def _numbered(self, source: _Source, rows: deque[Row]) -> list[Row]:
+        """The next chunk of rows, which are numbered and stand in ``rows``."""
         if (now := time.monotonic()) > source.known_until:
             source.known, source.known_until = self._secrets.known(), now + TICK
         checked: object = None
@@ -301,14 +339,18 @@ class Engine:
             rows.append(row)
             if time.monotonic() > until:
                 break
-        source.size = min(CHUNK, source.size * 4) if time.monotonic() <= until else 1
-        opened = self._opened
-        found = self._cache.lookup([key for row in chunk for key, _ in row.keys]) if chunk else {}
-        chunk = self._fill_stored(stream, chunk, found)
-        if chunk:
-            self._loop.call_soon_threadsafe(self._submit, stream, chunk, found, opened)
-        if source.exhausted and stream.batch:
-            self._loop.call_soon_threadsafe(self._all_handed_over, stream)
+        source.size = max(source.size, min(CHUNK, source.size * 4)) if time.monotonic() <= until else 1
+        return chunk
+
+    def _looked_up(self, stream: Stream, source: _Source, looking: _LookUp) -> None:
+        """Complete the rows of a chunk whose replies are all on disk, and give the others to the loop."""
+        assert self._loop is not None
+        found = looking.found()
+        left = self._fill_stored(stream, looking.chunk, found)
+        if left:
+            self._loop.call_soon_threadsafe(self._submit, stream, left, found, looking.opened)
+        there = not left and len(looking.chunk) >= CHUNK
+        source.size = CHUNK_THERE if there else min(source.size, CHUNK)
 
     def _fill_stored(self, stream: Stream, chunk: list[Row], found: dict[str, dict[str, Any]]) -> list[Row]:
         """Complete here the rows whose replies are all on disk; those that are left are the loop's."""
@@ -391,12 +433,17 @@ class Engine:
                     call = self._pending[key] = Call(key, request, [], stream)
                     fresh.append(call)
                 call.waiters.append((stream, row, slot))
+        again = fresh
         if opened == self._opened and len(self._streams) == 1 and not stream.looked_up_now:  # in the order of their rows
+            again = []
             for call in fresh:
-                self._found(call, found.get(call.key))
+                if call.request.greedy and call.key not in found:  # it may have been asked for by an earlier row of this stream
+                    again.append(call)
+                else:
+                    self._found(call, found.get(call.key))
             self._lanes_of(stream.llm).pump()
-        elif fresh:
-            self._start_look_up(fresh)
+        if again:
+            self._start_look_up(again)
 
     def _start_look_up(self, calls: list[Call]) -> None:
         asking = {call.owner for call in calls}

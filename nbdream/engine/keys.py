@@ -1,7 +1,8 @@
 """The call key, and the draws of a stream: which of several identical requests this one is.
 
-A key is ``<sha256 of the canonical request, in hexadecimal>:<draw>``, so that the draws of one request are neighbours on disk. The
-canonical request is the JSON of model identity, messages, parameters and seed, with sorted keys; ``1.0`` is ``1``, since providers do
+A key is ``<128 bits of the sha256 of the canonical request, in hexadecimal>:<draw>``, so that the draws of one request are neighbours on
+disk. (All 256 bits would make the index of a million replies twice as large, and storing the last of them half as fast.) The canonical
+request is the JSON of model identity, messages, parameters and seed, with sorted keys; ``1.0`` is ``1``, since providers do
 not tell them apart, and what is None was not given.
 """
 
@@ -34,7 +35,7 @@ class Keys:
         self._schema_text = b""
 
     def digest(self, request: Request) -> str:
-        """The sha256 of the canonical request, without its draw."""
+        """The digest of the canonical request, without its draw."""
         if request.params is not self._params:
             given = {name: plain_json(value, name) for name, value in request.params.items() if value is not None}
             self._params, self._params_text = request.params, _canonical(given)
@@ -43,7 +44,7 @@ class Keys:
             self._schema, self._schema_text = request.schema, told
         seed = b"null" if request.seed is None else b"%d" % int(request.seed)
         parts = (_messages(request.messages), self._model, self._params_text, seed, self._schema_text)
-        return hashlib.sha256(b'{"messages":%b,"model":%b,"params":%b,"seed":%b%b}' % parts).hexdigest()
+        return hashlib.sha256(b'{"messages":%b,"model":%b,"params":%b,"seed":%b%b}' % parts).hexdigest()[:32]
 
 
 def _canonical(value: Any) -> bytes:
@@ -79,7 +80,7 @@ class Draws:
         digest = self._keys.digest(request)
         if request.greedy:
             return [(f"{digest}:0{self._suffix}", 0)] * self._draws
-        short = bytes.fromhex(digest[:32])  # a million rows are counted here
+        short = bytes.fromhex(digest)  # a million rows are counted here
         first = self._seen.get(short, 0)
         self._seen[short] = first + self._draws
         return [(f"{digest}:{draw}{self._suffix}", draw) for draw in range(first, first + self._draws)]

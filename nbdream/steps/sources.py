@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from nbdream.arrays import array
+from nbdream.arrays import Converter, converter
 from nbdream.columns import ColumnDigest
 from nbdream.errors import ArgumentError, DataError, nearest
 from nbdream.fingerprint import function_code, path_digest
@@ -75,7 +75,10 @@ class DataSource(_Source):
     def validate(self) -> None:
         """Reads what is not a function, so that its content can be told."""
         data = self.args["data"]
-        self._batches = None if callable(data) and not is_dataset(data) else list(read_memory(data, self.name))
+        self._batches: Iterable[Batch] | None = None
+        if not callable(data) or is_dataset(data):
+            batches = read_memory(data, self.name)
+            self._batches = batches if isinstance(batches, _Plain) else list(batches)
 
     def recipe_args(self) -> dict[str, Any]:
         """The digest of each column, or the code of the function."""
@@ -224,12 +227,11 @@ OPTIONS = ("force", "background", "progress_interval", "verbose", "log_level", "
 
 # ------------------------------------------------------------------------------------------------ data in memory
 
-SCALARS = {type(None), bool, int, float, str}
 ROWS = 4096
 """Rows in a batch of data that is in memory."""
 
 
-def read_memory(data: Any, name: str) -> Iterator[Batch]:
+def read_memory(data: Any, name: str) -> Iterable[Batch]:
     """The rows of data in memory. Dicts of a list may lack keys: null."""
     if is_dataset(data):
         columns = dataset_columns(data)
@@ -237,37 +239,46 @@ def read_memory(data: Any, name: str) -> Iterator[Batch]:
     if isinstance(data, Mapping):
         if not data:
             return iter(())
-        plain = _as_tables(data) if all(type(values) is list for values in data.values()) else None
+        plain = _plain(data) if all(type(values) is list for values in data.values()) else None
         return normalize(data, list(data)) if plain is None else plain
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
         rows = data if isinstance(data, list) else list(data)
         if not rows:
             return iter(())
         names = list(_keys(rows))
-        plain = _as_tables({name: [row.get(name) for row in rows] for name in names})
+        plain = _plain({name: [row.get(name) for row in rows] for name in names})
         return normalize(_filled(rows), names) if plain is None else plain
     raise DataError(f"the data of {name!r} is a {type(data).__name__}", "give a dict of columns, a list of dicts, a dataset or a frame")
 
 
-def _as_tables(columns: Mapping[str, list[Any]]) -> Iterator[Batch] | None:
-    """Columns of texts, numbers or truth values as Arrow has them, a block of rows at a time; None for others: they need a closer look."""
+class _Plain:
+    """Columns of texts, numbers or truth values, a block of rows at a time as Arrow has them.
+
+    The blocks are made as they are asked for: what is there already is only digested, and a copy of all rows would be for nothing.
+    """
+
+    def __init__(self, columns: Mapping[str, list[Any]], converters: Mapping[str, Converter]) -> None:
+        self._columns = [(name, list(values), converters[name]) for name, values in columns.items()]
+        self._rows = len(self._columns[0][1])
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self._rows, ROWS):
+            yield pa.table({name: convert(values[start : start + ROWS]) for name, values, convert in self._columns})
+
+
+def _plain(columns: Mapping[str, list[Any]]) -> _Plain | None:
+    """``columns``, when all of them are plain; None for others: they need a closer look."""
     if len({len(values) for values in columns.values()}) != 1 or not all(isinstance(name, str) for name in columns):
         return None
-    for values in columns.values():
-        if len(set(map(type, values)) - {type(None)}) != 1 or not set(map(type, values)) <= SCALARS:
-            return None
-    try:
-        table = pa.table({name: array(values) for name, values in columns.items()})
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-        return None
-    return (table.slice(start, ROWS) for start in range(0, table.num_rows, ROWS))
+    converters = {name: convert for name, values in columns.items() if (convert := converter(values)) is not None}
+    return _Plain(columns, converters) if len(converters) == len(columns) else None
 
 
 def read_function(function: Callable[[], Any], name: str) -> Iterator[Batch]:
     """The rows that a generator function gives; its first row says which columns there are."""
     made = function()
     if is_dataset(made) or isinstance(made, (Mapping, list)):
-        return read_memory(made, name)
+        return iter(read_memory(made, name))
     rows = iter(made)
     first = next(rows, None)
     if first is None:
