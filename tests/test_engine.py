@@ -321,6 +321,21 @@ def test_rows_that_are_there_and_others_come_in_order(engine: Engine) -> None:
     assert texts(engine, llm, prompts) == after
 
 
+def test_a_session_that_is_closed_while_stored_rows_are_read_ends_the_stream(engine: Engine) -> None:
+    llm = EchoLLM()
+    prompts = [f"prompt {number}" for number in range(3000)]
+    texts(engine, llm, prompts)
+
+    def closing() -> Iterator[str]:
+        for number, prompt in enumerate(prompts):
+            if number == 1500:
+                engine.stop()
+            yield prompt
+
+    with pytest.raises(Stopped, match="the session was closed"):
+        texts(engine, llm, closing())
+
+
 def test_what_one_stream_has_in_flight_another_awaits(engine: Engine, server: OpenAIServer) -> None:
     server.hold()
     results: dict[int, list[Any]] = {}

@@ -313,7 +313,10 @@ class Engine:
             found = self._cache.lookup(keys)
             self._looked_up(stream, source, _LookUp(chunk, opened, lambda: found))
             return None
-        looking = _LookUp(chunk, opened, self._reader.submit(self._cache.lookup, keys).result)
+        try:
+            looking = _LookUp(chunk, opened, self._reader.submit(self._cache.lookup, keys).result)
+        except RuntimeError:  # the engine has stopped meanwhile, and has said so to its streams
+            raise stream.error or SessionError("the session is closed", "open it again: %dream open") from None
         if ahead is not None:
             self._looked_up(stream, source, ahead)
         return looking
