@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,14 @@ from nbdream.steps import DataSource
 from nbdream.trainers import TrainHFDPO
 from nbdream.trainers.completion import IGNORED
 from nbdream.trainers.dpo import PreferenceLoss
+from nbdream.widgets.curve import History
 from nbdream.workers import runs
 from nbdream.workers.paths import RunPaths
 from tests import tiny
 from tests.training import ROWS, STEPS, farthest, finish, losses, prepare, tensors
+
+PAIRS = 1000
+"""So many, one at a time, take seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +167,35 @@ def test_the_reference_is_kept_for_a_resumed_run(base: Path, tmp_path: Path) -> 
     kept = json.loads((paths.data / "train.reference.json").read_text())
     assert len(kept) == ROWS
     assert all(value < 0 for pair in kept for value in pair)
+
+
+@pytest.mark.slow
+def test_what_takes_a_while_beside_the_steps_says_how_far_it_is_and_stop_does_not_wait_for_it(base: Path, tmp_path: Path) -> None:
+    slow = {"per_device_eval_batch_size": 1, "max_steps": 1}
+    paths, spec = dpo(tmp_path / "run", base, columns=preferences(PAIRS), rows=(PAIRS, PAIRS), arguments=slow)
+    asked: list[float] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["type"] == "reference":
+            asked.append(time.monotonic())
+            runs.ask_to_stop(paths)
+
+    runs.launch(paths, spec)
+    result, events = finish(paths, stop)
+    assert time.monotonic() - asked[0] < 2
+    assert (result["state"], result["step"]) == ("stopped", 0), result
+    first = next(number for number, event in enumerate(events) if event["type"] == "reference")
+    assert 0 < events[first]["done"] < events[first]["of"] == 2 * PAIRS
+    assert re.match(r"asking the base model about the pairs, \d+%", History.of(events[: first + 1]).line())
+
+    runs.launch(paths, spec)
+    result, events = finish(paths)
+    assert result["state"] == "done", result
+    began = max(number for number, event in enumerate(events) if event["type"] == "spawned")
+    reference, evaluating = ([event["done"] for event in events[began:] if event["type"] == kind] for kind in ("reference", "evaluating"))
+    assert reference == sorted(set(reference)), "of both parts as a whole"
+    assert len(reference) > 1
+    assert 0 < min(evaluating) < max(evaluating) < PAIRS
 
 
 @pytest.mark.slow

@@ -30,11 +30,11 @@ STEPS = 24
 
 
 def prepare(folder: Path, base: Path, columns: dict[str, list[Any]] | None = None, **changed: Any) -> tuple[RunPaths, dict[str, Any]]:
-    """A run's folder with its data, and its spec."""
+    """A run's folder with its data (``rows``: how many to learn from and to measure on), and its spec."""
     paths = RunPaths(folder)
     columns = columns or dict(zip(("input", "output"), tiny.pairs(ROWS), strict=True))
     paths.data.mkdir(parents=True)
-    for path, rows in ((paths.train_data, ROWS), (paths.validation_data, 9)):
+    for path, rows in zip((paths.train_data, paths.validation_data), changed.pop("rows", (ROWS, 9)), strict=True):
         table = pa.table({name: column[:rows] for name, column in columns.items()})
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

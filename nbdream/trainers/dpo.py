@@ -6,12 +6,14 @@ one → how likely the untrained model finds each answer → the loop → the mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253 - only a worker imports this module
 import transformers  # noqa: TID253
+from torch.distributed.fsdp import FSDPModule  # noqa: TID253
 from torch.nn.functional import cross_entropy, logsigmoid, relu  # noqa: TID253
 from transformers import TrainerCallback  # noqa: TID253
 
@@ -21,7 +23,7 @@ from nbdream.trainers.completion import IGNORED, Prepared, max_length_of, prepar
 from nbdream.trainers.sft import tokenizer_of
 from nbdream.workers import recipe
 from nbdream.workers.batching import side_by_side
-from nbdream.workers.live import Live
+from nbdream.workers.live import Live, counted
 from nbdream.workers.loop import Batch, Examples, Loop, Sums
 from nbdream.workers.rank import Run
 
@@ -67,7 +69,8 @@ def train(run: Run) -> None:
         eval_dataset=Examples(held_out, dict.fromkeys(SIDES, side)) if held_out else None,
         data_collator=Collator(model, tokenizer, seq2seq=seq2seq),
     )
-    loop.add_callback(Reference(loop, {"train": pairs, **({"validation": held_out} if held_out else {})}))
+    reference = Reference(loop, {"train": pairs, **({"validation": held_out} if held_out else {})})
+    loop.callback_handler.callbacks.insert(0, reference)  # before it is said that the run has begun: until then Stop ends it at once
     recipe.see_through(run, loop, live, tokenizer, facts)
 
 
@@ -154,28 +157,37 @@ class Reference(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Give every pair its two numbers."""
+        batches = sum(map(self._count, self.parts.values()))
+        ticks = counted(self.loop.run, "reference", range(batches), batches)
         for name, pairs in self.parts.items():
             path = self.loop.run.paths.data / f"{name}.reference.json"
-            numbers = read_json(path) if state.global_step else self._computed(pairs)
+            numbers = read_json(path) if state.global_step else self._computed(pairs, ticks)
             if self.loop.run.first and not state.global_step:
                 write_json(path, numbers)
             for pair, reference in zip(pairs, numbers, strict=True):
                 pair["reference"] = reference
 
-    def _computed(self, pairs: list[dict[str, Any]]) -> list[list[float]]:
+    def _computed(self, pairs: list[dict[str, Any]], ticks: Iterator[int]) -> list[list[float]]:
         model = self.loop.model_wrapped
         was_training = model.training
         model.eval()
         found = torch.zeros(len(pairs), 2, dtype=torch.float64, device=self.loop.args.device)
-        for numbers, batch in self._batches(pairs):
+        for (numbers, batch), _ in zip(self._batches(pairs), ticks, strict=False):  # the ticks are those of all parts
             with torch.no_grad():
                 told = self.loop.objective.likelihoods(model, self.loop._prepare_inputs(batch))  # type: ignore[attr-defined]
             mine = [at for at, number in enumerate(numbers) if number is not None]
             rows = torch.tensor([numbers[at] for at in mine], dtype=torch.long, device=found.device)
             found[rows] = told.double().view(2, -1).T[mine]
         model.train(was_training)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # without a backward pass nothing else would
         whole: list[list[float]] = self.loop.accelerator.reduce(found, "sum").tolist()
         return whole
+
+    def _count(self, pairs: list[dict[str, Any]]) -> int:
+        at_once: int = self.loop.args.per_device_eval_batch_size * self.loop.run.world
+        return math.ceil(len(pairs) / at_once)
 
     def _batches(self, pairs: list[dict[str, Any]]) -> Iterator[tuple[list[int | None], Batch]]:
         """This rank's batches: as many on every rank, since the ranks of a sharded model must compute together."""

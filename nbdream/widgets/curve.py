@@ -16,10 +16,13 @@ STATES = {
     "spawned": "starting",
     "imported": "loading the model",
     "data": "loading the model",
+    "reference": "asking the base model about the pairs",
     "ready": "ready",
     "begin": "training",
     "first_step": "training",
     "log": "training",
+    "evaluating": "evaluating",
+    "eval": "training",
     "stopping": "saving a checkpoint",
 }
 """What a run does after each type of event."""
@@ -48,6 +51,8 @@ class History:
                 self.trouble[str(event.get("tracker"))] = str(event["message"])
             return
         self.state = str(event.get("state")) if kind == "finished" else STATES.get(kind, self.state)
+        if isinstance(done := event.get("done"), int) and isinstance(total := event.get("of"), int):
+            self.state += f", {done / max(total, 1):.0%}"
         if isinstance(when, (int, float)):
             if self.started is None or kind in ("spawned", "resumed", "begin", "first_step"):
                 self.started, self.started_at = when, step if isinstance(step, (int, float)) else self.started_at

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch  # noqa: TID253 - only workers import this module
 import torch.distributed as dist  # noqa: TID253
@@ -15,8 +16,14 @@ from transformers import TrainerCallback  # noqa: TID253
 from nbdream.errors import DataError
 from nbdream.workers.rank import Run
 
+T = TypeVar("T")
+
 SAVE_SECONDS = 300.0
 """How long a run goes on without a checkpoint."""
+QUIET = 1.0
+"""Seconds that something beside the steps may take before the run says how far it is."""
+OFTEN = 0.5
+"""Seconds between two times that it says so."""
 
 
 class Live(TrainerCallback):
@@ -76,6 +83,16 @@ class Live(TrainerCallback):
         seconds, self._logged = max(now - self._logged, 1e-9), now
         tokens, self.tokens = self.tokens, 0
         return {"tokens_per_second": round(tokens * self.run.world / seconds, 1), "memory_mb": round(memory_mb(), 1)}
+
+
+def counted(run: Run, kind: str, batches: Iterable[T], total: int) -> Iterator[T]:
+    """``batches``, with an event of ``kind`` now and then that says how many of ``total`` are done, where they take a while."""
+    due = time.monotonic() + QUIET
+    for done, batch in enumerate(batches):
+        if (now := time.monotonic()) > due:
+            due = now + OFTEN
+            run.say({"type": kind, "done": done, "of": total})
+        yield batch
 
 
 def check_finite(loss: float, args: Any, where: str) -> None:

@@ -24,7 +24,7 @@ from nbdream.errors import DataError
 from nbdream.trainers.completion import IGNORED
 from nbdream.workers import checkpoint
 from nbdream.workers.batching import Order
-from nbdream.workers.live import Live, agree
+from nbdream.workers.live import Live, agree, counted
 from nbdream.workers.rank import Run
 
 Batch = dict[str, torch.Tensor]
@@ -174,7 +174,8 @@ class Loop(Trainer):
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         sums: Sums = {}
         said = Said()
-        for batch in self.get_eval_dataloader(eval_dataset):
+        batches = self.get_eval_dataloader(eval_dataset)
+        for batch in counted(self.run, "evaluating", batches, len(batches)):
             inputs = self._prepare_inputs(batch)
             with torch.no_grad():
                 losses, parts = self.objective.losses(model, inputs)
