@@ -33,7 +33,7 @@ READ_AT_ONCE = 1000
 PAGES = 32_768
 """KiB of the file kept in memory: keys are digests, so that a look-up in order of rows is all over the file."""
 LOG = 16_000
-"""Pages in the log of writes before they are put into the file: many replies share a page, which is then written once."""
+"""Pages in the log of writes before they are put into the file at once: many replies share a page, which is then written once."""
 MENDED = 2
 """Times that one exchange goes on with a new file."""
 PATIENCE = 120.0
@@ -47,7 +47,7 @@ _PUT = (
 # One row holds the whole answer: each row of an answer is handed over by a queue, which costs more than reading it. The values are JSON
 # already; what is not even text (a pickle, say) is told by a null, which is no reply either.
 _READ = (
-    """SELECT '{' || group_concat('"' || key || '":' || iif(typeof(value) = 'text', value, 'null')) || '}' FROM calls"""
+    "SELECT '{' || group_concat(json_quote(key) || ':' || iif(typeof(value) = 'text', value, 'null')) || '}' FROM calls"
     " WHERE key IN (SELECT value FROM json_each(?))"
 )
 _PAGE = "SELECT json_group_object(key, json(value)), max(key) FROM (SELECT key, value FROM calls WHERE key > ? ORDER BY key LIMIT ?)"
@@ -124,6 +124,10 @@ class CallCache:
         if written == len(wanted):
             return {}
         return {key: value for key, value in self.lookup(list(wanted)).items() if _encode(value) != wanted[key]}
+
+    def settle(self) -> None:
+        """Have what was stored survive a power cut, too: until then it survives the end of the process."""
+        self._exchange(lambda: self._writer.ask("PRAGMA wal_checkpoint(PASSIVE)"))
 
     def items(self) -> Iterator[tuple[str, Value]]:
         """All keys and values, in the order of their keys."""

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -28,17 +29,19 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 GRAMMAR = "rfc3987_syntax"
+_one_at_a_time = threading.Lock()
 
 
 def jsonschema() -> Any:
     """The package ``jsonschema``, without the grammar of international addresses: that takes a second, and comes when one is checked."""
-    if "jsonschema" in sys.modules or GRAMMAR in sys.modules or not installed(GRAMMAR):
-        return require("jsonschema", "all")
-    sys.modules[GRAMMAR] = _Later(GRAMMAR)
-    try:
-        return require("jsonschema", "all")
-    finally:
-        del sys.modules[GRAMMAR]
+    with _one_at_a_time:  # whoever comes second must not find the grammar half replaced
+        if "jsonschema" in sys.modules or GRAMMAR in sys.modules or not installed(GRAMMAR):
+            return require("jsonschema", "all")
+        sys.modules[GRAMMAR] = _Later(GRAMMAR)
+        try:
+            return require("jsonschema", "all")
+        finally:
+            del sys.modules[GRAMMAR]
 
 
 class _Later(ModuleType):

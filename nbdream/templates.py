@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nbdream.errors import TemplateError, nearest
@@ -78,6 +79,28 @@ class Template:
         except Exception as error:  # whatever a template does wrong is its writer's to mend
             raise TemplateError(f"row {number}: {_sentence(error)}", "the template fails on this row's values") from None
         return text
+
+    def render_all(self, table: pa.Table, numbers: Sequence[int]) -> Iterator[str]:
+        """The texts for the rows of ``table``, whose numbers are ``numbers``, with `render`'s errors."""
+        columns = self._texts(table)
+        if self._plain is None or columns is None:
+            return (self.render(row, number) for number, row in zip(numbers, table.to_pylist(), strict=True))
+        pattern = "{}".join(text.replace("{", "{{").replace("}", "}}") for text in self._plain[0])
+        return map(pattern.format, *columns)
+
+    def _texts(self, table: pa.Table) -> list[Iterable[str]] | None:
+        """What goes between the texts of a template that only names columns, where all of that is text, and none is null."""
+        import pyarrow as pa
+
+        names = [] if self._plain is None else self._plain[1]
+        columns: list[Iterable[str]] = []
+        for name in names:
+            if name in self.extra:
+                columns.append(itertools.repeat(self.extra[name]))
+            elif pa.types.is_string(table.column(name).type) and not table.column(name).null_count:
+                columns.append(table.column(name).to_pylist())
+        plain = len(columns) == len(names) and all(type(self.extra[name]) is str for name in names if name in self.extra)
+        return columns if plain and any(isinstance(column, list) for column in columns) else None
 
     def check(self, table: pa.Table, first_row: int) -> None:
         """Raise the error that `render` would for one of the rows of ``table``, whose first has the number ``first_row``."""

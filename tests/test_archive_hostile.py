@@ -292,6 +292,7 @@ RECORDS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("/uses/", lambda record: record.update(outputs={"x": 1}), "is no place in a graph"),
     ("/node.json", lambda record: record["recipe"]["args"].update(template="another"), "is not that of its folder"),
     ("/node.json", lambda record: record.update(rows="2"), "is not a node"),
+    ("/node.json", lambda record: record.update(attempt='2":{}'), "is not one"),
     ("/node.json", lambda record: record.update(columns={"x": {"digest": "../x"}}), "is not one"),
 ]
 

@@ -53,6 +53,12 @@ def test_what_is_put_is_there_after_opening_again(path: Path) -> None:
         assert list(cache) == ["a", "b"]
 
 
+def test_a_key_may_hold_anything(cache: CallCache) -> None:
+    odd = ['k"', "k\\", 'k":{"text":"planted"},"other', "é\n"]
+    cache.put([(key, {"text": key}) for key in odd])
+    assert cache.lookup([*odd, "other"]) == {key: {"text": key} for key in odd}
+
+
 def test_look_ups_of_more_than_one_batch(cache: CallCache) -> None:
     cache.put([(f"k{number:05}", {"text": str(number)}) for number in range(2500)])
     found = cache.lookup([f"k{number:05}" for number in range(0, 5000, 2)])

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 
 from nbdream import secrets
 from nbdream.cache import CallCache
-from nbdream.engine import Engine, Patience, Progress, call_key
+from nbdream.engine import Engine, Patience, Progress, call_key, commits
 from nbdream.engine.keys import Draws
 from nbdream.engine.lanes import GIVEN_UP
 from nbdream.engine.limits import FIRST
@@ -319,6 +320,20 @@ def test_rows_that_are_there_and_others_come_in_order(engine: Engine) -> None:
     assert [replies[0].text for replies in itertools.islice(part, 2500)] == after[:2500]
     part.close()
     assert texts(engine, llm, prompts) == after
+
+
+def test_replies_outlive_the_log_of_the_file(engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut takes what the system has not written yet: the log, at the latest when the next replies go into the file."""
+    monkeypatch.setattr(commits, "SETTLING", 0.05)
+    texts(engine, EchoLLM(), ["a", "b", "c"])
+    until = time.monotonic() + 10
+    for number in itertools.count():
+        copy = tmp_path / f"{number}.sqlite"
+        shutil.copyfile(folder / "calls.sqlite", copy)
+        with CallCache(copy) as found:
+            if len(found) == 3:
+                break
+        assert time.monotonic() < until
 
 
 def test_a_session_that_is_closed_while_stored_rows_are_read_ends_the_stream(engine: Engine) -> None:

@@ -90,9 +90,10 @@ def test_keys_that_lack_are_null(session: Session) -> None:
         ({"a": [1, "x"]}, StepOutputTypeError, "'a' mixes int and str"),
         ({"a": [1], "b": [1, 2]}, DataError, "different lengths"),
         ([{1: 2}], DataError, "column 1"),
+        ([{}, {}], DataError, "no columns"),
         (lambda: iter(()), DataError, "no rows"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_data_that_is_none(session: Session, data: Any, kind: type[NbDreamError], said: str) -> None:
     with pytest.raises(kind, match=said) as caught:

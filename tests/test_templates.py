@@ -3,8 +3,10 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -214,6 +216,29 @@ def test_variables_of_the_notebook_stand_beside_the_columns() -> None:
         Template("{{ title }}", {"title": "x"}).columns(list(ROW))
     with pytest.raises(TemplateError, match="`style` is empty"):
         Template("{{ style }}", {"style": None}).render(ROW, 1)
+
+
+PIECES = st.lists(
+    st.sampled_from(["{{ a }}", "{{ b }}", '{{ row["a"] }}', "{{ style }}", "{{ a | upper }}", "{", "}}", "{x} {0}", "é "]), max_size=5
+)
+TEXTS = st.sampled_from(["", "x", "{}", "{{ b }}", "é\n"])
+
+
+@given(PIECES, st.lists(st.tuples(st.one_of(TEXTS, st.none()), st.one_of(TEXTS, st.integers(0, 9))), min_size=1, max_size=4), TEXTS)
+def test_rows_at_once_give_what_each_gives(pieces: list[str], rows: list[tuple[Any, Any]], style: str) -> None:
+    template = Template("".join(pieces), {"style": style})
+    same = {type(b) for _, b in rows} == {int}
+    data = [{"a": a, "b": b if same else str(b)} for a, b in rows]
+    table, numbers = pa.Table.from_pylist(data), range(7, 7 + len(data))
+
+    def outcome(texts: Callable[[], Iterable[str]]) -> list[str] | str:
+        try:
+            return list(texts())
+        except TemplateError as error:
+            return str(error)
+
+    one_by_one = outcome(lambda: (template.render(row, number) for row, number in zip(data, numbers, strict=True)))
+    assert outcome(lambda: template.render_all(table, numbers)) == one_by_one
 
 
 def test_the_same_row_gives_the_same_text() -> None:

@@ -200,6 +200,17 @@ def test_a_curve_is_drawn_of_events() -> None:
     assert [len(line.split()) for line in lines] == [20, 1]
 
 
+def test_a_line_says_what_a_run_does_now() -> None:
+    begun = [{"type": "begin", "time": 100.0}, log(1, 2.0)]
+    evaluating = [{"type": "evaluating", "done": 20, "of": 80}, log(1, 2.0, type="eval", eval_loss=0.5)]
+    assert History.of([*begun, evaluating[0]]).state == "evaluating, 25%"
+    assert History.of([*begun, *evaluating]).state == "training"
+    ending = [*begun, {"type": "stopping", "step": 1}, *evaluating]
+    assert History.of(ending).state == "saving a checkpoint", "a run that ends may evaluate once more"
+    assert History.of([*ending, {"type": "finished", "state": "stopped"}]).state == "stopped"
+    assert History.of([*ending, {"type": "spawned"}]).state == "starting"
+
+
 def test_a_resumed_run_replaces_the_steps_it_repeats() -> None:
     history = History.of([log(1, 3.0), log(2, 2.0), log(3, 1.0), log(2, 2.5), log(3, 1.5)])
     assert history.loss == [(1.0, 3.0), (2.0, 2.5), (3.0, 1.5)]

@@ -21,11 +21,13 @@ def spared() -> Iterator[None]:
         yield
         return
     before = gc.get_threshold()
-    gc.freeze()
-    if 0 < before[0] < OFTEN:
-        gc.set_threshold(OFTEN, *before[1:])
+    slower = 0 < before[0] < OFTEN
     try:
+        gc.freeze()
+        if slower:
+            gc.set_threshold(OFTEN, *before[1:])
         yield
     finally:
-        gc.set_threshold(*before)
+        if slower and gc.get_threshold()[0] == OFTEN:  # else somebody has set another one meanwhile
+            gc.set_threshold(*before)
         gc.unfreeze()

@@ -9,6 +9,8 @@ from typing import Any
 from nbdream.cache import CallCache
 
 BATCH = 200
+SETTLING = 5.0
+"""Seconds after which what was written survives a power cut, not only the end of the process."""
 
 Entry = tuple[str, dict[str, Any], "asyncio.Future[dict[str, Any] | None]"]
 
@@ -20,6 +22,7 @@ class Commits:
         self._cache = cache
         self._waiting: list[Entry] = []
         self._writer: asyncio.Task[None] | None = None
+        self._settling: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nbdream-commits")
 
     def put(self, key: str, value: dict[str, Any]) -> asyncio.Future[dict[str, Any] | None]:
@@ -39,7 +42,9 @@ class Commits:
             await asyncio.wait([self._writer])
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; what was written is settled."""
+        if self._settling is not None:
+            self._thread.submit(self._cache.settle)
         self._thread.shutdown(wait=True)
 
     async def _write(self) -> None:
@@ -53,8 +58,14 @@ class Commits:
                     _settle(batch, error)
                 else:
                     _settle(batch, taken)
+                    if self._settling is None:
+                        self._settling = loop.call_later(SETTLING, self._settle_file)
         finally:
             self._writer = None
+
+    def _settle_file(self) -> None:
+        self._settling = None
+        self._thread.submit(self._cache.settle)  # where it fails, the next batch does, and says why
 
 
 def _settle(batch: list[Entry], outcome: dict[str, dict[str, Any]] | Exception) -> None:

@@ -40,8 +40,6 @@ from nbdream.llms.base import LLM, Reply, Request
 
 CHUNK = 256
 """Rows that are looked up together. The next ones are handed over when there is room for as many: small chunks cost more than waiting."""
-CHUNK_THERE = 1000
-"""The same while all of them are on disk: then the next chunk is numbered while this one is looked up, and small ones wait in turn."""
 GATHER = 0.05
 """Seconds after which a chunk goes out as it is."""
 WINDOW = 4096
@@ -79,22 +77,9 @@ class _Source:
     """Rows in the next chunk: four times as many from chunk to chunk, and one again when the source proves slow."""
     taken: int = 0
     exhausted: bool = False
-    told: bool = False
-    """Whether the loop knows that there is no further row."""
     known: dict[str, str] = field(default_factory=dict)
     """The credentials that there were a moment ago."""
     known_until: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _LookUp:
-    """A chunk that has been looked up, or is being looked up while the step's thread does something else."""
-
-    chunk: list[Row]
-    opened: int
-    """Streams there had been when the look-up began."""
-    found: Callable[[], dict[str, dict[str, Any]]]
-    """Waits for what is stored."""
 
 
 class Engine:
@@ -125,7 +110,8 @@ class Engine:
         self._lanes: dict[str, Lanes] = {}
         self._models: dict[int, tuple[LLM, str]] = {}
         self._streams: set[Stream] = set()
-        self._opened = 0
+        self._came_and_went = 0
+        """How often a stream was opened or closed."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[str, str] = {}
         self._known_until = 0.0
@@ -261,11 +247,10 @@ class Engine:
     ) -> Generator[list[Reply], None, None]:
         assert self._loop is not None
         rows: deque[Row] = deque()
-        ahead: _LookUp | None = None
         reported = 0.0
         finished = False
         try:
-            self._loop.call_soon_threadsafe(self._open, stream)
+            self._tell_loop(stream, self._open, stream)
             with spared():
                 while True:
                     self._check(stream, stop, source)
@@ -273,13 +258,7 @@ class Engine:
                         yield rows.popleft().replies
                         self._check(stream, stop, source)
                     if not source.exhausted and (not rows or len(rows) <= source.room - source.size):
-                        ahead = self._hand_over(stream, source, rows, ahead)
-                    elif ahead is not None:
-                        self._looked_up(stream, source, ahead)
-                        ahead = None
-                    elif source.exhausted and stream.batch and not source.told:
-                        source.told = True
-                        self._loop.call_soon_threadsafe(self._all_handed_over, stream)
+                        self._hand_over(stream, source, rows)
                     elif rows:
                         stream.wait(rows[0], TICK)
                     else:
@@ -301,28 +280,8 @@ class Engine:
                 raise Stopped(f"stopped waiting after {stream.progress().done:,} replies", GOES_ON)
             raise Stopped(f"stopped after {stream.progress().done:,} replies", "run it again to go on: what is there costs nothing")
 
-    def _hand_over(self, stream: Stream, source: _Source, rows: deque[Row], ahead: _LookUp | None) -> _LookUp | None:
-        """Number the next chunk of requests and have it looked up; that chunk, when it will be done while the next one is numbered."""
-        if ahead is not None and source.size <= CHUNK:
-            self._looked_up(stream, source, ahead)
-            ahead = None
-        in_turn = source.size <= CHUNK
-        chunk = self._numbered(source, rows)
-        keys, opened = [key for row in chunk for key, _ in row.keys], self._opened
-        if in_turn:
-            found = self._cache.lookup(keys)
-            self._looked_up(stream, source, _LookUp(chunk, opened, lambda: found))
-            return None
-        try:
-            looking = _LookUp(chunk, opened, self._reader.submit(self._cache.lookup, keys).result)
-        except RuntimeError:  # the engine has stopped meanwhile, and has said so to its streams
-            raise stream.error or SessionError("the session is closed", "open it again: %dream open") from None
-        if ahead is not None:
-            self._looked_up(stream, source, ahead)
-        return looking
-
-    def _numbered(self, source: _Source, rows: deque[Row]) -> list[Row]:
-        """The next chunk of rows, which are numbered and stand in ``rows``."""
+    def _hand_over(self, stream: Stream, source: _Source, rows: deque[Row]) -> None:
+        """Number the next chunk of requests and have it looked up."""
         if (now := time.monotonic()) > source.known_until:
             source.known, source.known_until = self._secrets.known(), now + TICK
         checked: object = None
@@ -342,18 +301,23 @@ class Engine:
             rows.append(row)
             if time.monotonic() > until:
                 break
-        source.size = max(source.size, min(CHUNK, source.size * 4)) if time.monotonic() <= until else 1
-        return chunk
+        source.size = min(CHUNK, source.size * 4) if time.monotonic() <= until else 1
+        if stream.error is not None:  # the source took its time
+            raise stream.error
+        came_and_went = self._came_and_went
+        found = self._cache.lookup([key for row in chunk for key, _ in row.keys]) if chunk else {}
+        chunk = self._fill_stored(stream, chunk, found)
+        if chunk:
+            self._tell_loop(stream, self._submit, stream, chunk, found, came_and_went)
+        if source.exhausted and stream.batch:
+            self._tell_loop(stream, self._all_handed_over, stream)
 
-    def _looked_up(self, stream: Stream, source: _Source, looking: _LookUp) -> None:
-        """Complete the rows of a chunk whose replies are all on disk, and give the others to the loop."""
+    def _tell_loop(self, stream: Stream, what: Callable[..., None], *given: Any) -> None:
         assert self._loop is not None
-        found = looking.found()
-        left = self._fill_stored(stream, looking.chunk, found)
-        if left:
-            self._loop.call_soon_threadsafe(self._submit, stream, left, found, looking.opened)
-        there = not left and len(looking.chunk) >= CHUNK
-        source.size = CHUNK_THERE if there else min(source.size, CHUNK)
+        try:
+            self._loop.call_soon_threadsafe(what, *given)
+        except RuntimeError:  # the engine has stopped meanwhile, and has said so to its streams
+            raise stream.error or SessionError("the session is closed", "open it again: %dream open") from None
 
     def _fill_stored(self, stream: Stream, chunk: list[Row], found: dict[str, dict[str, Any]]) -> list[Row]:
         """Complete here the rows whose replies are all on disk; those that are left are the loop's."""
@@ -408,7 +372,7 @@ class Engine:
 
     def _open(self, stream: Stream) -> None:
         self._streams.add(stream)
-        self._opened += 1
+        self._came_and_went += 1
         stream.when_failed = lambda: self._drop(stream)
         self._lanes_of(stream.llm).join(stream)
 
@@ -420,10 +384,10 @@ class Engine:
             self._lanes[key] = Lanes(llm, self._settle, self._patience, self._secrets.scrub, self._learned)
         return self._lanes[key]
 
-    def _submit(self, stream: Stream, chunk: list[Row], found: dict[str, dict[str, Any]], opened: int) -> None:
+    def _submit(self, stream: Stream, chunk: list[Row], found: dict[str, dict[str, Any]], came_and_went: int) -> None:
         """Take rows over. A key counts as in flight before it is looked up, so that nobody else sends it meanwhile.
 
-        What ``found`` says is as good as a look-up now if nobody else can have asked since: no further stream was ``opened``.
+        What ``found`` says is as good as a look-up now if nobody else can have asked since: no other stream came or went.
         """
         if stream not in self._streams:
             return
@@ -437,13 +401,14 @@ class Engine:
                     fresh.append(call)
                 call.waiters.append((stream, row, slot))
         again = fresh
-        if opened == self._opened and len(self._streams) == 1 and not stream.looked_up_now:  # in the order of their rows
+        if came_and_went == self._came_and_went and len(self._streams) == 1 and not stream.looked_up_now:
             again = []
-            for call in fresh:
-                if call.request.greedy and call.key not in found:  # it may have been asked for by an earlier row of this stream
+            for call in fresh:  # in the order of their rows
+                stored = found.get(call.key)
+                if call.request.greedy and (stored is None or "error" in stored):  # an earlier row may have asked for it meanwhile
                     again.append(call)
                 else:
-                    self._found(call, found.get(call.key))
+                    self._found(call, stored)
             self._lanes_of(stream.llm).pump()
         if again:
             self._start_look_up(again)
@@ -599,6 +564,7 @@ class Engine:
         if stream not in self._streams:
             return
         self._streams.discard(stream)
+        self._came_and_went += 1
         stream.waiting_calls.clear()
         for call in list(self._pending.values()):
             others = [waiter for waiter in call.waiters if waiter[0] is not stream]

@@ -83,6 +83,8 @@ class Draws:
         short = bytes.fromhex(digest)  # a million rows are counted here
         first = self._seen.get(short, 0)
         self._seen[short] = first + self._draws
+        if self._draws == 1:
+            return [(f"{digest}:{first}{self._suffix}", first)]
         return [(f"{digest}:{draw}{self._suffix}", draw) for draw in range(first, first + self._draws)]
 
     def follow_up(self, request: Request) -> str:

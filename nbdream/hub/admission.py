@@ -23,6 +23,8 @@ CALLS = replies.FILE
 KEY = r"[0-9a-f]{40}(-[0-9]{1,6})?"
 USE = "[0-9a-f]{40}"
 DIGEST = re.compile("[0-9a-f]{64}")
+ATTEMPT = re.compile("[0-9a-z]{0,64}")
+"""What sets the replies of a further attempt apart: a part of their keys."""
 MODEL_FILE = r"([\w.-]+/){0,3}[\w.-]+\.(safetensors|json|jinja|txt|model|md)"
 OURS = re.compile(
     rf"session\.json|{re.escape(CALLS)}|names/[^/]+\.json|annotations/{USE}\.jsonl|objects/{KEY}/"
@@ -168,6 +170,7 @@ def _check_node(path: Path | str, found: Path) -> None:
         and type(node.get("rows")) is int
         and type(node.get("failures")) is int
         and isinstance(node.get("failed_columns", {}), dict)
+        and bool(ATTEMPT.fullmatch(str(node.get("attempt", ""))))
     )
     if not good:
         raise refusal(path, f"the node of {found.parent.name[:12]} is not one")

@@ -130,7 +130,9 @@ def stored_replies(session: Path) -> Iterator[tuple[str, Any]]:
                 with contextlib.closing(sqlite3.connect(where, uri=True)) as old, contextlib.closing(sqlite3.connect(copy)) as new:
                     old.backup(new)
             except sqlite3.Error:  # a folder that cannot be written holds no memory to share
-                shutil.copyfile(cache, copy)
+                for ending in ("", "-wal"):
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copyfile(f"{cache}{ending}", f"{copy}{ending}")
             with CallCache(copy) as found:
                 yield from found.items()
 

@@ -68,6 +68,7 @@ class Bridge:
         self._urgent = threading.Event()
         self._over = threading.Event()
         self._told: tuple[float, Any] = (0.0, None)
+        self._fails = False
         self._is_ours = False
         self._results: dict[str, Any] = {}
         """How our cells ended when they last ran here, by cell: a page that was reloaded meanwhile has not seen it."""
@@ -282,17 +283,20 @@ class Bridge:
             self._urgent.wait(PERIOD)
 
     def _tell(self) -> bool:
-        """Broadcast where everything stands, unless that was just told; whether work runs."""
+        """Broadcast where everything stands, unless that was just told; whether it is soon to be told again."""
         try:
             found = self._snapshot()
+            now = time.monotonic()
+            when, told = self._told
+            if found != told or now - when > HEARTBEAT:
+                self._told = (now, found)
+                self._send(TARGET, {"op": "snapshot", **found})
         except Exception:  # whoever only tells must not end, nor end the work
-            logger.warning("where the session stands could not be told", exc_info=True)
-            return False
-        now = time.monotonic()
-        when, told = self._told
-        if found != told or now - when > HEARTBEAT:
-            self._told = (now, found)
-            self._send(TARGET, {"op": "snapshot", **found})
+            if not self._fails:
+                logger.warning("where the session stands could not be told", exc_info=True)
+            self._fails, self._told = True, (0.0, None)
+            return True
+        self._fails = False
         return bool(found["works"])
 
     def _snapshot(self) -> dict[str, Any]:

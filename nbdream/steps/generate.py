@@ -131,8 +131,10 @@ class _Templated(Asking):
     def rendered(self, numbers: Sequence[int]) -> Iterator[str]:
         """The prompts of the rows; an error for a null, with its row."""
         for part, table in self._batches(numbers):
-            for number, row in zip(part, table.to_pylist(), strict=True):
-                yield self.template.render(row, number) if self.template.has_fields else self._instruction(row, number)
+            if self.template.has_fields:
+                yield from self.template.render_all(table, part)
+            else:
+                yield from map(self._instruction, table.to_pylist(), part)
 
     def check_rows(self, numbers: Sequence[int]) -> None:
         """Raise the error that `rendered` would: before anything is paid for."""

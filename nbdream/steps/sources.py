@@ -246,6 +246,8 @@ def read_memory(data: Any, name: str) -> Iterable[Batch]:
         if not rows:
             return iter(())
         names = list(_keys(rows))
+        if not names:
+            raise DataError(f"the rows of {name!r} have no columns", "give each row a value: [{'text': 'one'}, {'text': 'two'}]")
         plain = _plain({name: [row.get(name) for row in rows] for name in names})
         return normalize(_filled(rows), names) if plain is None else plain
     raise DataError(f"the data of {name!r} is a {type(data).__name__}", "give a dict of columns, a list of dicts, a dataset or a frame")

@@ -50,9 +50,7 @@ class History:
             if "message" in event:
                 self.trouble[str(event.get("tracker"))] = str(event["message"])
             return
-        self.state = str(event.get("state")) if kind == "finished" else STATES.get(kind, self.state)
-        if isinstance(done := event.get("done"), int) and isinstance(total := event.get("of"), int):
-            self.state += f", {done / max(total, 1):.0%}"
+        self._go_on(kind, event)
         if isinstance(when, (int, float)):
             if self.started is None or kind in ("spawned", "resumed", "begin", "first_step"):
                 self.started, self.started_at = when, step if isinstance(step, (int, float)) else self.started_at
@@ -64,6 +62,15 @@ class History:
                     series.pop()
                 series.append((float(step), float(value)))
         self.last.update({key: value for key, value in event.items() if value is not None and key not in ("type", "time")})
+
+    def _go_on(self, kind: str, event: Mapping[str, Any]) -> None:
+        """What the run does now. One that is ending may still evaluate."""
+        if kind == "finished":
+            self.state = str(event.get("state"))
+        elif kind in STATES and not (self.state == STATES["stopping"] and kind in ("evaluating", "eval", "log")):
+            self.state = STATES[kind]
+            if isinstance(done := event.get("done"), int) and isinstance(total := event.get("of"), int):
+                self.state += f", {done / max(total, 1):.0%}"
 
     @classmethod
     def of(cls, events: Iterable[Mapping[str, Any]]) -> History:
