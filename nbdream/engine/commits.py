@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nbdream.cache import CallCache
+from nbdream.errors import NbDreamError
 
 BATCH = 200
 SETTLING = 5.0
@@ -43,9 +45,10 @@ class Commits:
 
     def close(self) -> None:
         """End the thread; what was written is settled."""
-        if self._settling is not None:
-            self._thread.submit(self._cache.settle)
         self._thread.shutdown(wait=True)
+        if self._settling is not None:
+            with contextlib.suppress(NbDreamError):  # closing the file does the same, unless another kernel has it open
+                self._cache.settle()
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
@@ -64,8 +67,9 @@ class Commits:
             self._writer = None
 
     def _settle_file(self) -> None:
-        self._settling = None
-        self._thread.submit(self._cache.settle)  # where it fails, the next batch does, and says why
+        with contextlib.suppress(RuntimeError):  # Python ends, and takes no more work for its threads: `close` sees to it
+            self._thread.submit(self._cache.settle)  # where it fails, the next batch does, and says why
+            self._settling = None
 
 
 def _settle(batch: list[Entry], outcome: dict[str, dict[str, Any]] | Exception) -> None:
