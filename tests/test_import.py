@@ -53,6 +53,11 @@ def test_faces_and_rooms_are_light(code: str) -> None:
     assert heavy(loaded(code)) == set()
 
 
+def test_loading_into_a_notebook_waits_for_no_rows() -> None:
+    modules = loaded("from IPython.core.interactiveshell import InteractiveShell as S; S.instance().run_line_magic('load_ext', 'nbdream')")
+    assert not {"pyarrow", "numpy"} & set(modules)
+
+
 def test_unknown_names_are_unknown() -> None:
     import nbdream
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from nbdream import escape
 from nbdream.cards.fields import CITATION, declared, step_fields
 from nbdream.cards.graph import Graph, Stage, origin, stages, texts
 from nbdream.cards.linked import Publication, moment, node_id, sha256, told, version, words
-from nbdream.cards.records import record_sets, word
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Node = dict[str, Any]
 
@@ -73,6 +73,8 @@ def dataset_croissant(
     What a person added to the ``existing`` one about biases, use, impact and the like stays.
     """
     stages_found = stages(graph)
+    from nbdream.cards.records import record_sets  # with pyarrow, for which a notebook that loads nbdream need not wait
+
     found = {stage.id: stage for stage in stages_found}
     root = stages_found[-1]
     finished = moment(root.finished)
@@ -126,6 +128,8 @@ def _cite_as(root: Stage, published: Publication, day: str) -> str:
 
 def _files(published: Publication, splits: Mapping[str, Split]) -> list[Node]:
     """Every file of rows, and a set of files for each split that has more than one."""
+    from nbdream.cards.records import word
+
     paths = {path for split in splits.values() for path in split.paths}
     parquet = "application/x-parquet"
     files: list[Node] = [
