@@ -72,9 +72,9 @@ def dataset_croissant(
 
     What a person added to the ``existing`` one about biases, use, impact and the like stays.
     """
-    stages_found = stages(graph)
     from nbdream.cards.records import record_sets  # with pyarrow, for which a notebook that loads nbdream need not wait
 
+    stages_found = stages(graph)
     found = {stage.id: stage for stage in stages_found}
     root = stages_found[-1]
     finished = moment(root.finished)
