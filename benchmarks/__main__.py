@@ -9,6 +9,7 @@ import datetime
 import importlib
 import os
 import platform
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def main() -> None:
 def keep(name: str, parts: list[str]) -> None:
     """Write what was measured into a dated file."""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    packages = ", ".join(f"{package} {number}" for package, number in versions(("aiohttp", "openai", "pyarrow", "sqlitedict")).items())
-    ran_on = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {packages}"
+    packages = ", ".join(f"{package} {number}" for package, number in versions(("aiohttp", "openai", "pyarrow")).items())
+    ran_on = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {packages}"
     path = HERE / "results" / f"{day}{f'-{name}' if name else ''}.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"# {day}\n\n{ran_on}. Ratios were measured side by side in one run.\n\n" + "\n".join(parts))

@@ -1,9 +1,10 @@
 """Every reply that was paid for, under its call key: ``calls.sqlite``, JSON values, shared by all kernels of a session.
 
-The file is a ``sqlitedict`` table with JSON codecs in WAL mode. Its own write path is not used, for three reasons found in its source:
-a write that fails is reported to whoever calls next; a commit that fails (a full disk) ends its thread and leaves the caller waiting
-for ever; plain writes replace. So each exchange here is one statement whose answer is awaited under a lock, from a thread that is known
-to live, and a batch is INSERT and COMMIT as two such statements.
+The file is a table as ``sqlitedict`` makes it, with JSON values, in WAL mode. What reads and writes it are SQLite's own connections in the
+threads of those who ask. ``sqlitedict`` has a thread for each connection, and each time that a statement goes there and its answer comes
+back Python makes both threads wait for their turn (5 ms while another one computes): more than the writing takes. Its write path could not
+be used anyway: a write that fails is reported to whoever calls next, a commit that fails (a full disk) ends its thread and leaves the
+caller waiting for ever, and plain writes replace.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import json
 import logging
 import os
-import queue
 import sqlite3
 import threading
 import time
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 TABLE = "calls"
 READ_AT_ONCE = 1000
+WRITE_AT_ONCE = 2**26
+"""Characters of one statement, unless a single reply has more: SQLite takes up to a billion."""
 PAGES = 32_768
 """KiB of the file kept in memory: keys are digests, so that a look-up in order of rows is all over the file."""
 LOG = 16_000
@@ -39,9 +41,11 @@ MENDED = 2
 PATIENCE = 120.0
 """Seconds of "database is locked" in a row after which another program holds the file for good."""
 
-# The first reply stays; only a failure gives way, and only to a reply.
-_PUT = (
-    "INSERT INTO calls (key, value) VALUES {} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+# The first reply stays; only a failure gives way, and only to a reply. A statement that may change what is there has SQLite keep the
+# pages that it touches in a file of their own until it ends, which costs as much as the writing: so it is asked only where a key is taken.
+_PUT = "INSERT OR IGNORE INTO calls (key, value) SELECT key, value FROM json_each(?)"
+_GIVE_WAY = (
+    "INSERT INTO calls (key, value) SELECT key, value FROM json_each(?) WHERE true ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     " WHERE json_extract(calls.value, '$.error') IS NOT NULL AND json_extract(excluded.value, '$.error') IS NULL"
 )
 # One row holds the whole answer: each row of an answer is handed over by a queue, which costs more than reading it. The values are JSON
@@ -70,15 +74,9 @@ _HELD = (
 )
 
 _MAGIC = b"SQLite format 3\0"
-_END = "--no more--"  # sqlitedict's mark after the last row of an answer
-
-_CUT_SHORT = "it cannot be read to its end"
 _ASIDE = "put it aside to begin with an empty one: its replies are then paid for again"
 
 logger = logging.getLogger("nbdream")
-_silent = logging.getLogger("nbdream.cache.sqlitedict")
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False
 
 
 class CallCache:
@@ -118,16 +116,20 @@ class CallCache:
         """
         if not items:
             return {}
-        wanted = {key: _encode(value) for key, value in reversed(items)}
-        sql = _PUT.format(", ".join(["(?, ?)"] * len(wanted)))
-        written = self._exchange(lambda: self._writer.write(sql, [part for item in wanted.items() for part in item]))
-        if written == len(wanted):
+        wanted = dict(reversed(items))
+        stored = _encode(wanted)
+        if len(stored) > WRITE_AT_ONCE and len(wanted) > 1:
+            parts = list(wanted.items())
+            middle = len(parts) // 2
+            return self.put(parts[:middle]) | self.put(parts[middle:])
+        if self._exchange(lambda: self._writer.write(_PUT, [stored])) == len(wanted):
             return {}
-        return {key: value for key, value in self.lookup(list(wanted)).items() if _encode(value) != wanted[key]}
+        self._exchange(lambda: self._writer.write(_GIVE_WAY, [stored]))
+        return {key: value for key, value in self.lookup(list(wanted)).items() if _encode(value) != _encode(wanted[key])}
 
     def settle(self) -> None:
-        """Have what was stored survive a power cut, too: until then it survives the end of the process."""
-        self._exchange(lambda: self._writer.ask("PRAGMA wal_checkpoint(PASSIVE)"))
+        """Have what was stored survive a power cut, too: until then it survives the end of the process. Holds up no other thread."""
+        self._exchange(lambda: self._settler.ask("PRAGMA wal_checkpoint(PASSIVE)"))
 
     def items(self) -> Iterator[tuple[str, Value]]:
         """All keys and values, in the order of their keys."""
@@ -157,8 +159,8 @@ class CallCache:
 
     def close(self) -> None:
         """Close the file; harmless when it is closed."""
-        self._writer.close()
-        self._reader.close()
+        for connection in (self._settler, self._writer, self._reader):
+            connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,8 +187,8 @@ class CallCache:
             raise BrokenFileError(self.path, "it is a database of something else", _ASIDE)
 
     def _open(self) -> None:
-        # Two connections, so that a look-up never waits for another process's transaction.
-        self._writer, self._reader = (self._patiently(lambda: _Connection(self.path)) for _ in range(2))
+        # Three, so that a look-up never waits for another process's transaction, and nothing for the log to be put into the file.
+        self._writer, self._reader, self._settler = (self._patiently(lambda: _Connection(self.path)) for _ in range(3))
         self._inode = self.path.stat().st_ino
 
     def _is_elsewhere(self, inode: int) -> bool:
@@ -277,7 +279,7 @@ class CallCache:
             return SessionError(f"the disk of {self.path} is full", "free some space and run the cell again: nothing is lost")
         if "readonly" in said or "unable to open" in said:
             return SessionError(f"{self.path} cannot be written", "open a session elsewhere: %dream open ./another-folder")
-        if "disk image is malformed" in said or "not a database" in said or said == _CUT_SHORT:
+        if "disk image is malformed" in said or "not a database" in said or "Could not decode" in said:
             return _DamagedError(self.path, said)
         if "disk I/O" in said:
             return SessionError(f"{self.path} cannot be read or written: {said}", "check the disk and run the cell again")
@@ -309,14 +311,11 @@ class _LockedError(Exception):
 
 
 class _Connection:
-    """A ``SqliteDict`` spoken to in whole exchanges: statements, and a row or an error to the one who asked."""
+    """A connection that any thread may use: one statement at a time, each of them a transaction of its own."""
 
     def __init__(self, path: Path) -> None:
-        from sqlitedict import SqliteDict
-
         self._lock = threading.Lock()
-        self._dict = SqliteDict(str(path), tablename=TABLE, journal_mode="WAL", outer_stack=False, encode=_encode, decode=json.loads)
-        self._dict.conn.log = _silent  # it would print each error on the terminal, before it is raised here
+        self._opened: sqlite3.Connection | None = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
         self.ask("PRAGMA synchronous = NORMAL")
         self.ask("PRAGMA trusted_schema = OFF")
         self.ask(f"PRAGMA cache_size = -{PAGES}")
@@ -325,56 +324,24 @@ class _Connection:
     def ask(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         """The first row of one statement; () when there is none."""
         with self._lock:
-            return self._exchange((sql, values))
+            return self._connection().execute(sql, values).fetchone() or ()
 
     def write(self, sql: str, values: Sequence[Any]) -> int:
         """How many rows one statement changed, committed."""
         with self._lock:
-            try:
-                changed = self._exchange((sql, values), ("SELECT changes()", ()))
-                self._exchange(("COMMIT", ()))
-            except sqlite3.Error:
-                self._roll_back()
-                raise
-            return int(changed[0])
+            return self._connection().execute(sql, values).rowcount
 
     def close(self) -> None:
-        """Close the connection, and wait for it."""
+        """Close it; harmless when it is closed."""
         with self._lock:
-            self._dict.close(do_log=False, force=not (self._dict.conn and self._dict.conn.is_alive()))
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                opened.close()
 
-    def _roll_back(self) -> None:
-        try:
-            self._exchange(("ROLLBACK", ()))
-        except sqlite3.Error:
-            pass  # there was nothing to roll back
-
-    def _exchange(self, *statements: tuple[str, Sequence[Any]]) -> tuple[Any, ...]:
-        """The first row of the last of ``statements``, or the error of the last that failed."""
-        thread = self._dict.conn
-        if thread is None:
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
             raise SessionError("the session is closed", "open it again: %dream open")
-        answer: queue.Queue[Any] = queue.Queue()
-        for sql, values in statements:
-            thread.execute(sql, values, answer)
-        rows: list[tuple[Any, ...]] = []
-        ended = 0
-        while ended < len(statements):
-            row = self._next(answer, thread)
-            if row == _END:
-                ended += 1
-            else:
-                rows.append(row)
-        thread.check_raise_error()
-        return rows[0] if rows else ()
-
-    def _next(self, answer: queue.Queue[Any], thread: threading.Thread) -> Any:
-        while True:
-            try:
-                return answer.get(timeout=1)
-            except queue.Empty:
-                if not thread.is_alive():
-                    raise sqlite3.DatabaseError(_CUT_SHORT) from None
+        return self._opened
 
 
 def _is_object(text: str) -> bool:

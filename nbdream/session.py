@@ -40,7 +40,7 @@ PROGRESS_EVERY = 0.5
 """Seconds between two notes of progress on disk."""
 PACKAGES = (
     "accelerate", "aiohttp", "anthropic", "datasets", "huggingface_hub", "ipykernel", "ipython", "jupyterlab", "nbdream", "numpy", "openai",
-    "pandas", "peft", "polars", "pyarrow", "rouge_score", "sacrebleu", "safetensors", "sentence-transformers", "sqlitedict", "tokenizers",
+    "pandas", "peft", "polars", "pyarrow", "rouge_score", "sacrebleu", "safetensors", "sentence-transformers", "tokenizers",
     "torch", "transformers", "trl",
 )  # fmt: skip
 """The packages whose versions a node records, where they are installed."""

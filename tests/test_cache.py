@@ -68,6 +68,14 @@ def test_look_ups_of_more_than_one_batch(cache: CallCache) -> None:
     assert cache.put([]) == {}
 
 
+def test_a_write_of_much_text_goes_in_parts(cache: CallCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nbdream.cache, "WRITE_AT_ONCE", 1000)
+    cache.put([("k3", {"text": "first"})])
+    wanted = {f"k{number}": {"text": str(number) * 400} for number in range(9)}
+    assert cache.put([*wanted.items(), ("k1", {"text": "again"})]) == {"k3": {"text": "first"}}
+    assert cache.lookup(list(wanted)) == {**wanted, "k3": {"text": "first"}}
+
+
 def test_the_first_reply_stays_and_the_loser_is_told(cache: CallCache) -> None:
     cache.put([("a", {"text": "first"})])
     assert cache.put([("a", {"text": "second"}), ("b", {"text": "new"})]) == {"a": {"text": "first"}}
@@ -80,6 +88,32 @@ def test_a_failure_gives_way_to_a_reply_and_to_nothing_else(cache: CallCache) ->
     assert cache.put([("a", {"error": {"message": "other"}})]) == {"a": FAILURE}
     assert cache.put([("a", REPLY)]) == {}
     assert cache.lookup(["a"]) == {"a": REPLY}
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+KEYS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=4)
+OBJECTS = st.dictionaries(
+    st.text(max_size=3),
+    st.recursive(SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=3), part, max_size=3), max_leaves=8),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.dictionaries(KEYS, OBJECTS, min_size=1))
+def test_any_object_is_stored_as_it_is(wanted: dict[str, dict]) -> None:
+    import json
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "calls.sqlite"
+        with CallCache(path) as cache:
+            assert cache.put(list(wanted.items())) == {}
+        with sqlite3.connect(path) as connection:
+            assert dict(connection.execute("SELECT key, value FROM calls")) == {
+                key: json.dumps(value, separators=(",", ":")) for key, value in wanted.items()
+            }
 
 
 @settings(deadline=None, max_examples=40)

@@ -46,6 +46,7 @@ class Lanes:
         self._redact = redact
         self._learned = learned
         self._key = key_of(llm)
+        self._ceiling = ceiling()
         self._pace = self._learned.pace(self._key) if llm.adaptive else Pace(known=True)
         self._streams: list[Stream] = []
         self._serving: dict[asyncio.Task[None], list[Call]] = {}
@@ -103,13 +104,13 @@ class Lanes:
             return 0 if self._resting else 1
         if self._llm.batched:
             return 1
-        return int(self._pace.window) if self._llm.adaptive else ceiling()
+        return int(self._pace.window) if self._llm.adaptive else self._ceiling
 
     def _free(self, stream: Stream) -> bool:
         """Whether the stream's own limits, and its model's, let another call out."""
         if stream.llm.batched:
             return True
-        most = stream.llm.max_concurrency or (ceiling() if stream.llm.adaptive else ABREAST)
+        most = stream.llm.max_concurrency or (self._ceiling if stream.llm.adaptive else ABREAST)
         return self._busy[id(stream.llm)] < most and (stream.limit is None or stream.in_flight < stream.limit)
 
     def _wait(self) -> float:

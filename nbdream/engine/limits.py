@@ -21,8 +21,8 @@ from nbdream.llms.base import RateLimit
 
 FIRST = 64
 """Calls in flight to a service that has just answered for the first time."""
-CEILING = 512
-"""Calls in flight at most, unless the user says otherwise."""
+CEILING = 1024
+"""Calls in flight at most, unless the user says otherwise. A model that answers at once needs as many for the disk to keep pace."""
 LEAST = 4
 """No window is made smaller than this by refusals alone."""
 LOOKED_AT = 40
