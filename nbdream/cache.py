@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -36,6 +37,8 @@ PAGES = 32_768
 """KiB of the file kept in memory: keys are digests, so that a look-up in order of rows is all over the file."""
 LOG = 16_000
 """Pages in the log of writes before they are put into the file at once: many replies share a page, which is then written once."""
+SMALLEST = 512
+"""Bytes of the smallest database there can be."""
 MENDED = 2
 """Times that one exchange goes on with a new file."""
 PATIENCE = 120.0
@@ -73,7 +76,6 @@ _HELD = (
     " sum(length(key) + length(value)) AS bytes FROM calls GROUP BY 1, 2 ORDER BY min(rowid))"
 )
 
-_MAGIC = b"SQLite format 3\0"
 _ASIDE = "put it aside to begin with an empty one: its replies are then paid for again"
 
 logger = logging.getLogger("nbdream")
@@ -172,8 +174,10 @@ class CallCache:
 
     def _prepare(self) -> None:
         """Make or check the file with a connection of our own, whose errors arrive where they belong."""
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError), self.path.open("rb") as file:
-            if file.read(len(_MAGIC)) not in (b"", _MAGIC):  # SQLite takes a file of a few bytes for an empty one
+        # SQLite takes a file of a few bytes for an empty one. We must not look into it: closing a file that is open elsewhere in this
+        # process takes away the locks by which other kernels know that it is in use.
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.is_file() and 0 < self.path.stat().st_size < SMALLEST:
                 raise _DamagedError(self.path, "it is not a SQLite database")
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         try:
@@ -351,5 +355,21 @@ def _is_object(text: str) -> bool:
         return False
 
 
+def _encode(value: Any) -> str:
+    """``value`` as JSON. A number that is none, or infinite, is null: JSON has neither."""
+    try:
+        return _strict(value)
+    except ValueError:
+        return _strict(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 # ASCII: half a surrogate pair, which a model can say, has no UTF-8.
-_encode: Callable[[Value], str] = json.JSONEncoder(separators=(",", ":")).encode
+_strict: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,23 @@ def test_look_ups_of_more_than_one_batch(cache: CallCache) -> None:
     assert [key for key, _ in cache.items()] == [f"k{number:05}" for number in range(2500)]
     assert cache.lookup([]) == {}
     assert cache.put([]) == {}
+
+
+def test_a_number_that_json_does_not_have_harms_no_other_reply(cache: CallCache) -> None:
+    odd = {"text": "x", "usage": {"score": float("nan"), "all": [float("inf"), 1.5]}}
+    assert cache.put([("a", REPLY), ("odd", odd)]) == {}
+    assert cache.lookup(["a", "odd"]) == {"a": REPLY, "odd": {"text": "x", "usage": {"score": None, "all": [None, 1.5]}}}
+
+
+def test_opening_it_twice_in_a_process_leaves_it_to_its_first_user(cache: CallCache, path: Path) -> None:
+    cache.put([("a", REPLY)])
+    CallCache(path).close()
+    another = "import sys, pathlib; from nbdream.cache import CallCache; CallCache(pathlib.Path(sys.argv[1])).close()"
+    subprocess.run([sys.executable, "-c", another, str(path)], check=True)
+    assert Path(f"{path}-wal").exists()  # the other kernel has seen that it is in use
+    cache.put([("b", REPLY)])
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM calls").fetchone() == (2,)
 
 
 def test_a_write_of_much_text_goes_in_parts(cache: CallCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,3 +128,22 @@ def test_a_batch_that_cannot_be_written_is_told_and_the_next_one_is_written(cach
 
     asyncio.run(work())
     assert list(cache) == ["b"]
+
+
+def test_what_has_arrived_is_written_when_python_ends(cache: Watched) -> None:
+    async def work() -> None:
+        commits = Commits(cache)
+        cache.go_on.clear()
+        first = commits.put("first", {"text": "x"})
+        assert await asyncio.to_thread(cache.begun.wait, SECONDS)
+        others = [commits.put(str(number), {"text": "x"}) for number in range(10)]
+        commits._thread.shutdown(wait=False)  # as Python does before anybody is told that it ends
+        cache.go_on.set()
+        assert await asyncio.wait_for(asyncio.gather(first, *others), SECONDS) == [None] * 11
+        late = commits.put("late", {"text": "x"})
+        await asyncio.wait_for(commits.flush(), SECONDS)
+        assert isinstance(late.exception(), RuntimeError)
+        commits.close()
+
+    asyncio.run(work())
+    assert len(cache) == 11

@@ -29,6 +29,8 @@ class Commits:
         self._waiting: list[Entry] = []
         self._writing = False
         """Whether the thread is at work, or is about to be."""
+        self._written = False
+        """Whether anything was."""
         # What follows is touched on the loop only.
         self._unsettled = 0
         self._flushes: list[asyncio.Future[None]] = []
@@ -60,7 +62,7 @@ class Commits:
         """End the threads; what was written is settled."""
         self._settler.shutdown(wait=True)
         self._thread.shutdown(wait=True)
-        if self._settling is not None:
+        if self._written:
             with contextlib.suppress(NbDreamError):  # closing the file does the same, unless another kernel has it open
                 self._cache.settle()
 
@@ -107,17 +109,27 @@ class Commits:
         self._thread.submit(self._cache.settle)
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Write the next batch."""
+        """Write the next batch, and have the one after it written."""
         with self._lock:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+        self._put(batch, loop)
+        with self._lock:
+            self._writing = more = bool(self._waiting)
+        if more:
+            try:
+                self._thread.submit(self._write, loop)
+            except RuntimeError:  # Python ends, and takes no more work for its threads: what has arrived is paid for
+                with self._lock:
+                    batch, self._waiting, self._writing = self._waiting, [], False
+                self._put(batch, loop)
+
+    def _put(self, batch: list[Entry], loop: asyncio.AbstractEventLoop) -> None:
         outcome: dict[str, dict[str, Any]] | Exception
         try:
             outcome = self._cache.put([(key, value) for key, value, _ in batch])
         except Exception as error:
             outcome = error
+        else:
+            self._written = True
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile: what is written is written
             loop.call_soon_threadsafe(self._done, batch, outcome)
-        with self._lock:
-            self._writing = more = bool(self._waiting)
-        if more:
-            self._thread.submit(self._write, loop)
