@@ -51,7 +51,7 @@ _GIVE_WAY = (
     "INSERT INTO calls (key, value) SELECT key, value FROM json_each(?) WHERE true ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     " WHERE json_extract(calls.value, '$.error') IS NOT NULL AND json_extract(excluded.value, '$.error') IS NULL"
 )
-# One row holds the whole answer: each row of an answer is handed over by a queue, which costs more than reading it. The values are JSON
+# One row holds the whole answer: after each row of an answer SQLite waits for Python, which costs more than reading it. The values are JSON
 # already; what is not even text (a pickle, say) is told by a null, which is no reply either.
 _READ = (
     "SELECT '{' || group_concat(json_quote(key) || ':' || iif(typeof(value) = 'text', value, 'null')) || '}' FROM calls"

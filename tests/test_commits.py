@@ -41,7 +41,7 @@ class Watched(CallCache):
 
     def settle(self) -> None:
         self.settled.set()
-        assert self.may_settle.wait(SECONDS)
+        assert self.may_settle.wait(3 * SECONDS)  # longer than anybody waits for a reply
         super().settle()
 
     def wait_for(self, rows: int) -> bool:
@@ -53,6 +53,14 @@ class Watched(CallCache):
 def cache(tmp_path: Path) -> Iterator[Watched]:
     with Watched(tmp_path / "calls.sqlite") as opened:
         yield opened
+
+
+async def one_under_way_and_ten_waiting(commits: Commits, cache: Watched) -> tuple[asyncio.Future[Any], list[asyncio.Future[Any]]]:
+    """Replies handed over while a first one is being written, which goes on when the cache may."""
+    cache.go_on.clear()
+    first = commits.put("first", {"text": "x"})
+    assert await asyncio.to_thread(cache.begun.wait, SECONDS)
+    return first, [commits.put(str(number), {"text": "x"}) for number in range(10)]
 
 
 def test_what_comes_in_one_breath_is_one_batch(cache: Watched) -> None:
@@ -68,10 +76,7 @@ def test_what_comes_in_one_breath_is_one_batch(cache: Watched) -> None:
 def test_the_next_batch_does_not_wait_for_the_loop(cache: Watched) -> None:
     async def work() -> None:
         commits = Commits(cache)
-        cache.go_on.clear()
-        first = commits.put("first", {"text": "x"})
-        assert await asyncio.to_thread(cache.begun.wait, SECONDS)
-        others = [commits.put(str(number), {"text": "x"}) for number in range(10)]
+        first, others = await one_under_way_and_ten_waiting(commits, cache)
         cache.go_on.set()
         assert cache.wait_for(11)  # the loop stands still meanwhile
         assert not first.done()
@@ -133,10 +138,7 @@ def test_a_batch_that_cannot_be_written_is_told_and_the_next_one_is_written(cach
 def test_what_has_arrived_is_written_when_python_ends(cache: Watched) -> None:
     async def work() -> None:
         commits = Commits(cache)
-        cache.go_on.clear()
-        first = commits.put("first", {"text": "x"})
-        assert await asyncio.to_thread(cache.begun.wait, SECONDS)
-        others = [commits.put(str(number), {"text": "x"}) for number in range(10)]
+        first, others = await one_under_way_and_ten_waiting(commits, cache)
         commits._thread.shutdown(wait=False)  # as Python does before anybody is told that it ends
         cache.go_on.set()
         assert await asyncio.wait_for(asyncio.gather(first, *others), SECONDS) == [None] * 11

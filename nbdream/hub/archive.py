@@ -41,7 +41,7 @@ UNREADABLE = (
     zlib.error,  # packed content that is damaged
     EOFError,  # content that is cut off
     OSError,  # a seek to before the beginning of the file
-    NotImplementedError,  # packed in a way that it does not know
+    NotImplementedError,  # a later version of the format, strong encryption, or a way of packing that it does not have
     ValueError,  # a date or an extra field that is none
 )
 """What `zipfile` raises over a file that a stranger made; its errors have no class in common."""
